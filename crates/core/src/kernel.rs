@@ -1,0 +1,395 @@
+//! The kernel IR: one loop nest over straight-line code in scalar primitives. It is all that a back end sees.
+//!
+//! # What a kernel is
+//!
+//! A kernel runs over a *domain* of three groups of dimensions, any of which may be empty: **outer** dimensions
+//! (independent of each other), **reduced** dimensions, and **inner** dimensions (the innermost loop, which back ends
+//! vectorise). Sizes and strides are not part of the kernel; a [`crate::launch::Launch`] brings them.
+//!
+//! The body is SSA: a list of typed instructions cut into [`Stage`]s. Stages run in order.
+//!
+//! * **[`Nest::Rows`]**: for each outer index (a *row*), every stage runs: a `Row` stage once, a `Loop` stage once for
+//!   each inner element. A reduction of a loop folds the elements of that loop; its results are row values that later
+//!   stages use. Elementwise kernels (no reduction), row reductions, full reductions (no outer dimension, hence one
+//!   row) and row kernels such as softmax all have this form. The reduced group of dimensions is empty.
+//! * **[`Nest::Columns`]**: for each outer index, and for each inner element (a *column*), the reduction folds over the
+//!   reduced dimensions. Stages are exactly `Row`, `Loop`, `Loop`: the first two run for each reduced index, the last
+//!   runs once for each column, after the folding, with the results as column values. Operands of the last stage have
+//!   no extent along the reduced dimensions.
+//!
+//! # Invariants (checked by [`verify`])
+//!
+//! * Operands of an instruction precede it. A loop value is used in its own stage only; a row value in any later one.
+//! * `Load`/`Store` of a [`Level::Row`] operand stand in `Row` stages, those of a [`Level::Inner`] operand in `Loop`s.
+//!   No operand is both loaded and stored, and none is stored twice. The facade promises that no output memory
+//!   overlaps an input, unless both have the same layout exactly.
+//! * Scratch slots are row-sized and private to the row; a slot is stored in one loop and loaded in later loops.
+//! * Instructions obey the typing rules on [`Prim`].
+//! * Elements of one loop are independent of each other: a back end may run them in any order, save for the order of
+//!   reductions, which [`reduce`] fixes.
+//!
+//! A kernel that verifies compiles on every back end, or the back end returns an error; it never panics.
+
+mod builder;
+mod print;
+pub mod reduce;
+mod verify;
+
+pub use builder::Builder;
+pub use reduce::Reducer;
+pub use verify::verify;
+
+use crate::dtype::DType;
+use crate::literal::Literal;
+use smallvec::SmallVec;
+use std::fmt;
+
+/// An instruction's result; the index of the instruction in [`Kernel::insts`] or [`Body::insts`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Value(pub u32);
+
+impl Value {
+    /// As an index into the instruction list.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+/// A scalar primitive. "Same" below means that all operands and the result share one dtype.
+///
+/// Floats are IEEE 754 in round-to-nearest with subnormals; nothing is contracted or reassociated. NaN results have
+/// unspecified sign and payload. Integers wrap in two's complement.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Prim {
+    /// `-x`; same; float (flips the sign bit) or integer.
+    Neg,
+    /// `|x|`; same; float (clears the sign bit) or signed integer (`abs(MIN) == MIN`).
+    Abs,
+    /// `x + y`; same; float or integer.
+    Add,
+    /// `x - y`; same; float or integer.
+    Sub,
+    /// `x * y`; same; float or integer.
+    Mul,
+    /// `x / y`; same; float, or integer truncating toward zero with `x / 0 == 0` and `MIN / -1 == MIN`.
+    Div,
+    /// The remainder of truncated division, with the sign of `x`; same; float (C's `fmod`, exact; `fmod(x, 0)` and
+    /// `fmod(inf, y)` are NaN) or integer with `x % 0 == 0` and `MIN % -1 == 0`.
+    Rem,
+    /// `x * y + z` with one rounding; same; float.
+    Fma,
+    /// Correctly rounded square root; same; float.
+    Sqrt,
+    /// `x < y ? x : y`; same; float or integer. With floats: the second operand if either is NaN or both are zeros.
+    Min,
+    /// `x > y ? x : y`; same; float or integer. With floats: the second operand if either is NaN or both are zeros.
+    Max,
+    /// Largest integer not above `x`; same; float.
+    Floor,
+    /// Smallest integer not below `x`; same; float.
+    Ceil,
+    /// Integer part of `x`; same; float.
+    Trunc,
+    /// Nearest integer, ties to even; same; float.
+    RoundEven,
+    /// Bitwise and; same; integer or bool.
+    And,
+    /// Bitwise or; same; integer or bool.
+    Or,
+    /// Bitwise exclusive or; same; integer or bool.
+    Xor,
+    /// Bitwise not; same; integer or bool (logical not).
+    Not,
+    /// `x << y`; same; integer. The count is read as unsigned; a count of the width or more gives 0.
+    Shl,
+    /// `x >> y`; same; integer. Arithmetic for signed, logical for unsigned dtypes. The count is read as unsigned;
+    /// a count of the width or more gives 0, or the sign.
+    Shr,
+    /// `x == y`; two of the same dtype, any; bool.
+    Eq,
+    /// `x != y` (true if either is NaN); two of the same dtype, any; bool.
+    Ne,
+    /// `x < y` (false if either is NaN); two of the same float or integer dtype; bool.
+    Lt,
+    /// `x <= y` (false if either is NaN); two of the same float or integer dtype; bool.
+    Le,
+    /// `c ? x : y`; bool, then two of the result's dtype, any.
+    Select,
+    /// Conversion from any dtype to any other, as [`Literal::cast`]: float to integer saturates with NaN to 0.
+    Cast,
+    /// The same bits as another dtype of the same size; float or integer.
+    Bitcast,
+}
+
+impl Prim {
+    /// Every primitive.
+    pub const ALL: [Prim; 28] = [
+        Prim::Neg,
+        Prim::Abs,
+        Prim::Add,
+        Prim::Sub,
+        Prim::Mul,
+        Prim::Div,
+        Prim::Rem,
+        Prim::Fma,
+        Prim::Sqrt,
+        Prim::Min,
+        Prim::Max,
+        Prim::Floor,
+        Prim::Ceil,
+        Prim::Trunc,
+        Prim::RoundEven,
+        Prim::And,
+        Prim::Or,
+        Prim::Xor,
+        Prim::Not,
+        Prim::Shl,
+        Prim::Shr,
+        Prim::Eq,
+        Prim::Ne,
+        Prim::Lt,
+        Prim::Le,
+        Prim::Select,
+        Prim::Cast,
+        Prim::Bitcast,
+    ];
+
+    /// How many operands it takes.
+    pub const fn arity(self) -> usize {
+        match self {
+            Prim::Neg
+            | Prim::Abs
+            | Prim::Sqrt
+            | Prim::Floor
+            | Prim::Ceil
+            | Prim::Trunc
+            | Prim::RoundEven
+            | Prim::Not
+            | Prim::Cast
+            | Prim::Bitcast => 1,
+            Prim::Fma | Prim::Select => 3,
+            _ => 2,
+        }
+    }
+
+    /// The name in printed kernels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Prim::Neg => "neg",
+            Prim::Abs => "abs",
+            Prim::Add => "add",
+            Prim::Sub => "sub",
+            Prim::Mul => "mul",
+            Prim::Div => "div",
+            Prim::Rem => "rem",
+            Prim::Fma => "fma",
+            Prim::Sqrt => "sqrt",
+            Prim::Min => "min",
+            Prim::Max => "max",
+            Prim::Floor => "floor",
+            Prim::Ceil => "ceil",
+            Prim::Trunc => "trunc",
+            Prim::RoundEven => "round_even",
+            Prim::And => "and",
+            Prim::Or => "or",
+            Prim::Xor => "xor",
+            Prim::Not => "not",
+            Prim::Shl => "shl",
+            Prim::Shr => "shr",
+            Prim::Eq => "eq",
+            Prim::Ne => "ne",
+            Prim::Lt => "lt",
+            Prim::Le => "le",
+            Prim::Select => "select",
+            Prim::Cast => "cast",
+            Prim::Bitcast => "bitcast",
+        }
+    }
+}
+
+/// The operands of a primitive: one to three.
+pub type Args = SmallVec<[Value; 3]>;
+
+/// What an instruction does.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Inst {
+    /// A constant of the function bodies; part of the kernel's identity.
+    Const(Literal),
+    /// The n-th scalar parameter of the launch; not part of the kernel's identity.
+    Param(u32),
+    /// The n-th argument of a [`Body`]; never in a kernel.
+    Arg(u32),
+    /// A primitive.
+    Prim(Prim, Args),
+    /// The element of the n-th memory operand at the current index.
+    Load(u32),
+    /// Writes a value of the operand's dtype to the n-th memory operand. Has no result.
+    Store(u32, Value),
+    /// The element of the n-th scratch slot at the current inner index.
+    ScratchLoad(u32),
+    /// Writes to the n-th scratch slot. Has no result.
+    ScratchStore(u32, Value),
+    /// The result of the n-th reduction.
+    Reduced(u32),
+}
+
+/// An instruction and the dtype of its result (of the stored value for stores).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct InstData {
+    /// What it does.
+    pub inst: Inst,
+    /// The dtype of the result.
+    pub dtype: DType,
+}
+
+/// Straight-line code without memory: function bodies in tests, the step and merge of a [`Reducer`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Body {
+    /// The instructions: `Const`, `Arg` and `Prim` only.
+    pub insts: Vec<InstData>,
+    /// The values that it returns.
+    pub results: SmallVec<[Value; 2]>,
+}
+
+/// What the kernel's loops are; see the module text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Nest {
+    /// Stages run for each outer index; loops and reductions run along the inner dimensions.
+    Rows,
+    /// Reductions run along the reduced dimensions, separately for each inner index.
+    Columns,
+}
+
+/// Whether a kernel reads or writes a memory operand.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Role {
+    /// Only loaded.
+    In,
+    /// Only stored.
+    Out,
+}
+
+/// Along which dimensions an operand varies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Level {
+    /// Not along the inner dimensions: one element per row.
+    Row,
+    /// Along the inner dimensions as well (possibly with stride zero).
+    Inner,
+}
+
+/// How an inner-level operand steps along the inner loop; part of the kernel's identity, set when a launch is made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Access {
+    /// By the size of an element: vector loads and stores, at any alignment.
+    Unit,
+    /// Not at all: the same element each time. Inputs only.
+    Broadcast,
+    /// By a stride known only at run time, possibly negative.
+    Strided,
+}
+
+/// A memory operand.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Operand {
+    /// The element type in memory.
+    pub dtype: DType,
+    /// Read or written.
+    pub role: Role,
+    /// Per row or per element.
+    pub level: Level,
+    /// Along the inner loop; `Unit` for `Level::Row`, where it means nothing.
+    pub access: Access,
+}
+
+/// Whether a stage runs once a row or once an element.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum StageKind {
+    /// Once for each row.
+    Row,
+    /// Once for each inner element.
+    Loop,
+}
+
+/// A run of instructions at one depth of the nest.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Stage {
+    /// Row or loop.
+    pub kind: StageKind,
+    /// First instruction.
+    pub start: u32,
+    /// One past the last instruction.
+    pub end: u32,
+}
+
+impl Stage {
+    /// The values of its instructions.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = Value> + use<> {
+        (self.start..self.end).map(Value)
+    }
+}
+
+/// A reduction carried by a loop.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Reduction {
+    /// How elements are folded.
+    pub reducer: Reducer,
+    /// The value folded, of the reduction's dtype; a loop value of `stage`.
+    pub input: Value,
+    /// The dtype of the input and of the result.
+    pub dtype: DType,
+    /// The stage whose loop folds it.
+    pub stage: u32,
+}
+
+/// A kernel. `PartialEq` and `Hash` are its identity in the code cache.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Kernel {
+    /// What the loops are.
+    pub nest: Nest,
+    /// Memory operands, in the order of the launch's layouts.
+    pub operands: Vec<Operand>,
+    /// Dtypes of the scalar parameters.
+    pub params: Vec<DType>,
+    /// Dtypes of the row-sized scratch slots.
+    pub scratch: Vec<DType>,
+    /// All instructions, stage after stage.
+    pub insts: Vec<InstData>,
+    /// The cut of `insts` into stages, in order, without gaps.
+    pub stages: Vec<Stage>,
+    /// The reductions, in order of their stages.
+    pub reductions: Vec<Reduction>,
+}
+
+impl Kernel {
+    /// The instruction that defines `v`.
+    pub fn inst(&self, v: Value) -> &Inst {
+        &self.insts[v.index()].inst
+    }
+
+    /// The dtype of `v`.
+    pub fn dtype(&self, v: Value) -> DType {
+        self.insts[v.index()].dtype
+    }
+
+    /// The reductions that the loop of stage `stage` carries, with their indices.
+    pub fn reductions_of(&self, stage: usize) -> impl Iterator<Item = (usize, &Reduction)> {
+        self.reductions.iter().enumerate().filter(move |(_, r)| r.stage as usize == stage)
+    }
+
+    /// How many primitives run for each inner element, over all loops.
+    pub fn ops_per_element(&self) -> usize {
+        self.stages
+            .iter()
+            .filter(|s| s.kind == StageKind::Loop)
+            .flat_map(Stage::values)
+            .filter(|v| matches!(self.inst(*v), Inst::Prim(..)))
+            .count()
+    }
+}

@@ -1,0 +1,447 @@
+//! Builds straight-line code: function bodies, reducer bodies and whole kernels, with value numbering, constant
+//! folding, and hoisting.
+//!
+//! An instruction without side effects goes to the earliest stage in which all its operands are known: one that
+//! depends only on row values moves out of the loop by itself. Constants fold through [`crate::interp::eval`], the
+//! one meaning of a primitive. Equal instructions become one value. Unused ones are dropped by `finish`.
+
+use super::{
+    Access, Args, Body, Inst, InstData, Kernel, Level, Nest, Operand, Prim, Reducer, Reduction, Role, Stage,
+    StageKind, Value,
+};
+use crate::dtype::DType;
+use crate::interp;
+use crate::literal::Literal;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+/// A body or kernel under construction. `Value`s it hands out are valid until `finish`.
+pub struct Builder {
+    nest: Nest,
+    operands: Vec<Operand>,
+    params: Vec<DType>,
+    scratch: Vec<DType>,
+    insts: Vec<InstData>,
+    /// The stage of each instruction.
+    places: Vec<u32>,
+    stages: Vec<StageKind>,
+    reductions: Vec<Reduction>,
+    numbering: FxHashMap<(InstData, u32), Value>,
+}
+
+impl Builder {
+    /// A builder of a [`Body`].
+    pub fn body() -> Builder {
+        Builder::kernel(Nest::Rows)
+    }
+
+    /// A builder of a kernel; its first stage is a `Row` stage.
+    pub fn kernel(nest: Nest) -> Builder {
+        Builder {
+            nest,
+            operands: Vec::new(),
+            params: Vec::new(),
+            scratch: Vec::new(),
+            insts: Vec::new(),
+            places: Vec::new(),
+            stages: vec![StageKind::Row],
+            reductions: Vec::new(),
+            numbering: FxHashMap::default(),
+        }
+    }
+
+    // Stages, operands, parameters and reductions of a kernel.
+
+    /// Opens the next stage; returns its index.
+    pub fn stage(&mut self, kind: StageKind) -> u32 {
+        self.stages.push(kind);
+        self.stages.len() as u32 - 1
+    }
+
+    /// The index of the stage that is open now.
+    pub fn current_stage(&self) -> u32 {
+        self.stages.len() as u32 - 1
+    }
+
+    /// Adds a memory operand; returns its index.
+    pub fn operand(&mut self, dtype: DType, role: Role, level: Level) -> u32 {
+        self.operands.push(Operand { dtype, role, level, access: Access::Unit });
+        self.operands.len() as u32 - 1
+    }
+
+    /// Adds a scalar parameter.
+    pub fn param(&mut self, dtype: DType) -> Value {
+        self.params.push(dtype);
+        self.push(Inst::Param(self.params.len() as u32 - 1), dtype, 0)
+    }
+
+    /// Adds a row-sized scratch slot; returns its index.
+    pub fn scratch(&mut self, dtype: DType) -> u32 {
+        self.scratch.push(dtype);
+        self.scratch.len() as u32 - 1
+    }
+
+    /// Loads a memory operand: in the first stage if it is row-level, in the open stage otherwise.
+    pub fn load(&mut self, operand: u32) -> Value {
+        let Operand { dtype, level, .. } = self.operands[operand as usize];
+        let stage = if level == Level::Row { 0 } else { self.current_stage() };
+        self.push(Inst::Load(operand), dtype, stage)
+    }
+
+    /// Stores to a memory operand in the open stage.
+    pub fn store(&mut self, operand: u32, value: Value) {
+        let stage = self.current_stage();
+        self.push(Inst::Store(operand, value), self.dtype(value), stage);
+    }
+
+    /// Loads a scratch slot in the open stage.
+    pub fn scratch_load(&mut self, slot: u32) -> Value {
+        self.push(Inst::ScratchLoad(slot), self.scratch[slot as usize], self.current_stage())
+    }
+
+    /// Stores to a scratch slot in the open stage.
+    pub fn scratch_store(&mut self, slot: u32, value: Value) {
+        let stage = self.current_stage();
+        self.push(Inst::ScratchStore(slot, value), self.dtype(value), stage);
+    }
+
+    /// Folds `input` in the open loop; returns the index for [`Builder::reduced`], which a later stage calls.
+    pub fn reduce(&mut self, reducer: Reducer, input: Value) -> u32 {
+        let reduction = Reduction { reducer, input, dtype: self.dtype(input), stage: self.current_stage() };
+        if let Some(known) = self.reductions.iter().position(|r| *r == reduction) {
+            return known as u32;
+        }
+        self.reductions.push(reduction);
+        self.reductions.len() as u32 - 1
+    }
+
+    /// The result of a reduction: a value of the stage after the loop that folds it.
+    pub fn reduced(&mut self, reduction: u32) -> Value {
+        let Reduction { dtype, stage, .. } = self.reductions[reduction as usize];
+        debug_assert!(self.current_stage() > stage, "the loop is still open");
+        self.push(Inst::Reduced(reduction), dtype, stage + 1)
+    }
+
+    /// The kernel: dead instructions dropped, values renumbered in the order of the stages.
+    pub fn finish(self) -> Kernel {
+        let mut live = vec![false; self.insts.len()];
+        for (i, data) in self.insts.iter().enumerate() {
+            live[i] = matches!(data.inst, Inst::Store(..) | Inst::ScratchStore(..));
+        }
+        for reduction in &self.reductions {
+            live[reduction.input.index()] = true;
+        }
+        for i in (0..self.insts.len()).rev() {
+            if live[i] {
+                for v in operands_of(&self.insts[i].inst) {
+                    live[v.index()] = true;
+                }
+            }
+        }
+        let mut renamed = vec![Value(u32::MAX); self.insts.len()];
+        let mut insts = Vec::with_capacity(self.insts.len());
+        let mut stages = Vec::with_capacity(self.stages.len());
+        for (stage, kind) in self.stages.iter().enumerate() {
+            let start = insts.len() as u32;
+            for i in (0..self.insts.len()).filter(|i| live[*i] && self.places[*i] as usize == stage) {
+                renamed[i] = Value(insts.len() as u32);
+                let data = &self.insts[i];
+                insts.push(InstData { inst: rename(&data.inst, &renamed), dtype: data.dtype });
+            }
+            stages.push(Stage { kind: *kind, start, end: insts.len() as u32 });
+        }
+        let reductions = self
+            .reductions
+            .iter()
+            .map(|r| Reduction { input: renamed[r.input.index()], ..r.clone() })
+            .collect();
+        Kernel {
+            nest: self.nest,
+            operands: self.operands,
+            params: self.params,
+            scratch: self.scratch,
+            insts,
+            stages,
+            reductions,
+        }
+    }
+
+    // Bodies.
+
+    /// The n-th argument of a body.
+    pub fn arg(&mut self, n: u32, dtype: DType) -> Value {
+        self.push(Inst::Arg(n), dtype, 0)
+    }
+
+    /// The body that returns `results`.
+    pub fn finish_body(self, results: &[Value]) -> Body {
+        let mut live = vec![false; self.insts.len()];
+        for v in results {
+            live[v.index()] = true;
+        }
+        for i in (0..self.insts.len()).rev() {
+            if live[i] {
+                for v in operands_of(&self.insts[i].inst) {
+                    live[v.index()] = true;
+                }
+            }
+        }
+        let mut renamed = vec![Value(u32::MAX); self.insts.len()];
+        let mut insts = Vec::new();
+        for (i, data) in self.insts.iter().enumerate().filter(|(i, _)| live[*i]) {
+            renamed[i] = Value(insts.len() as u32);
+            insts.push(InstData { inst: rename(&data.inst, &renamed), dtype: data.dtype });
+        }
+        Body { insts, results: results.iter().map(|v| renamed[v.index()]).collect() }
+    }
+
+    /// Appends the instructions of a body with its arguments replaced; returns its results.
+    pub fn inline(&mut self, body: &Body, args: &[Value]) -> SmallVec<[Value; 2]> {
+        let mut values: Vec<Value> = Vec::with_capacity(body.insts.len());
+        for data in &body.insts {
+            let v = match &data.inst {
+                Inst::Arg(n) => args[*n as usize],
+                Inst::Const(literal) => self.constant(*literal),
+                Inst::Prim(prim, operands) => {
+                    let operands: Args = operands.iter().map(|v| values[v.index()]).collect();
+                    self.push_prim(*prim, operands, data.dtype)
+                }
+                _ => unreachable!("a body has no memory"),
+            };
+            values.push(v);
+        }
+        body.results.iter().map(|v| values[v.index()]).collect()
+    }
+
+    // What is known of a value.
+
+    /// The dtype of a value.
+    pub fn dtype(&self, v: Value) -> DType {
+        self.insts[v.index()].dtype
+    }
+
+    /// The stage in which a value is computed.
+    pub fn place(&self, v: Value) -> u32 {
+        self.places[v.index()]
+    }
+
+    /// The constant that a value is, if it is one.
+    pub fn as_const(&self, v: Value) -> Option<Literal> {
+        match self.insts[v.index()].inst {
+            Inst::Const(literal) => Some(literal),
+            _ => None,
+        }
+    }
+
+    // Constants.
+
+    /// A constant.
+    pub fn constant(&mut self, literal: Literal) -> Value {
+        self.push(Inst::Const(literal), literal.dtype(), 0)
+    }
+
+    /// The real number `x` rounded to the float dtype.
+    pub fn float(&mut self, dtype: DType, x: f64) -> Value {
+        self.constant(Literal::from_f64(dtype, x))
+    }
+
+    /// The integer `x` wrapped to the dtype.
+    pub fn int(&mut self, dtype: DType, x: i64) -> Value {
+        self.constant(Literal::from_i64(dtype, x))
+    }
+
+    /// The bits `x` as a value of the dtype.
+    pub fn bits(&mut self, dtype: DType, x: u64) -> Value {
+        self.constant(Literal::from_bits(dtype, x))
+    }
+
+    // Primitives. Each panics in debug builds if the operands break the typing rule on `Prim`.
+
+    /// A primitive whose result dtype follows from its operands (not `Cast`, `Bitcast`).
+    pub fn prim(&mut self, prim: Prim, args: &[Value]) -> Value {
+        let dtype = match prim {
+            Prim::Eq | Prim::Ne | Prim::Lt | Prim::Le => DType::Bool,
+            Prim::Select => self.dtype(args[1]),
+            _ => self.dtype(args[0]),
+        };
+        self.push_prim(prim, Args::from_slice(args), dtype)
+    }
+
+    /// `-x`
+    pub fn neg(&mut self, x: Value) -> Value {
+        self.prim(Prim::Neg, &[x])
+    }
+    /// `|x|`
+    pub fn abs(&mut self, x: Value) -> Value {
+        self.prim(Prim::Abs, &[x])
+    }
+    /// `x + y`
+    pub fn add(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Add, &[x, y])
+    }
+    /// `x - y`
+    pub fn sub(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Sub, &[x, y])
+    }
+    /// `x * y`
+    pub fn mul(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Mul, &[x, y])
+    }
+    /// `x / y`
+    pub fn div(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Div, &[x, y])
+    }
+    /// Remainder of truncated division.
+    pub fn rem(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Rem, &[x, y])
+    }
+    /// `x * y + z`, rounded once.
+    pub fn fma(&mut self, x: Value, y: Value, z: Value) -> Value {
+        self.prim(Prim::Fma, &[x, y, z])
+    }
+    /// `z - x * y`, rounded once.
+    pub fn fnma(&mut self, x: Value, y: Value, z: Value) -> Value {
+        let minus_x = self.neg(x);
+        self.fma(minus_x, y, z)
+    }
+    /// `x * y - z`, rounded once.
+    pub fn fms(&mut self, x: Value, y: Value, z: Value) -> Value {
+        let minus_z = self.neg(z);
+        self.fma(x, y, minus_z)
+    }
+    /// Square root.
+    pub fn sqrt(&mut self, x: Value) -> Value {
+        self.prim(Prim::Sqrt, &[x])
+    }
+    /// `x < y ? x : y`
+    pub fn min(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Min, &[x, y])
+    }
+    /// `x > y ? x : y`
+    pub fn max(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Max, &[x, y])
+    }
+    /// Rounded down.
+    pub fn floor(&mut self, x: Value) -> Value {
+        self.prim(Prim::Floor, &[x])
+    }
+    /// Rounded up.
+    pub fn ceil(&mut self, x: Value) -> Value {
+        self.prim(Prim::Ceil, &[x])
+    }
+    /// Rounded toward zero.
+    pub fn trunc(&mut self, x: Value) -> Value {
+        self.prim(Prim::Trunc, &[x])
+    }
+    /// Rounded to nearest, ties to even.
+    pub fn round_even(&mut self, x: Value) -> Value {
+        self.prim(Prim::RoundEven, &[x])
+    }
+    /// Bitwise and.
+    pub fn and(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::And, &[x, y])
+    }
+    /// Bitwise or.
+    pub fn or(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Or, &[x, y])
+    }
+    /// Bitwise exclusive or.
+    pub fn xor(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Xor, &[x, y])
+    }
+    /// Bitwise or logical not.
+    pub fn not(&mut self, x: Value) -> Value {
+        self.prim(Prim::Not, &[x])
+    }
+    /// `x << y`
+    pub fn shl(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Shl, &[x, y])
+    }
+    /// `x >> y`
+    pub fn shr(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Shr, &[x, y])
+    }
+    /// `x == y`
+    pub fn eq(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Eq, &[x, y])
+    }
+    /// `x != y`
+    pub fn ne(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Ne, &[x, y])
+    }
+    /// `x < y`
+    pub fn lt(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Lt, &[x, y])
+    }
+    /// `x <= y`
+    pub fn le(&mut self, x: Value, y: Value) -> Value {
+        self.prim(Prim::Le, &[x, y])
+    }
+    /// `c ? x : y`
+    pub fn select(&mut self, c: Value, x: Value, y: Value) -> Value {
+        self.prim(Prim::Select, &[c, x, y])
+    }
+    /// `x` converted to `dtype`; `x` itself if it has that dtype.
+    pub fn cast(&mut self, x: Value, dtype: DType) -> Value {
+        if self.dtype(x) == dtype {
+            return x;
+        }
+        self.push_prim(Prim::Cast, Args::from_slice(&[x]), dtype)
+    }
+    /// The bits of `x` as `dtype`; `x` itself if it has that dtype.
+    pub fn bitcast(&mut self, x: Value, dtype: DType) -> Value {
+        if self.dtype(x) == dtype {
+            return x;
+        }
+        self.push_prim(Prim::Bitcast, Args::from_slice(&[x]), dtype)
+    }
+
+    fn push_prim(&mut self, prim: Prim, args: Args, dtype: DType) -> Value {
+        #[cfg(debug_assertions)]
+        {
+            let dtypes: SmallVec<[DType; 3]> = args.iter().map(|v| self.dtype(*v)).collect();
+            if let Err(reason) = super::verify::check_prim(prim, &dtypes, dtype) {
+                panic!("{} {dtypes:?} -> {dtype}: {reason}", prim.name());
+            }
+        }
+        let literals: SmallVec<[Literal; 3]> = args.iter().map_while(|v| self.as_const(*v)).collect();
+        if literals.len() == args.len() {
+            return self.constant(interp::eval(prim, dtype, &literals));
+        }
+        let stage = args.iter().map(|v| self.place(*v)).max().unwrap_or(0);
+        self.push(Inst::Prim(prim, args), dtype, stage)
+    }
+
+    fn push(&mut self, inst: Inst, dtype: DType, stage: u32) -> Value {
+        let data = InstData { inst, dtype };
+        let next = Value(self.insts.len() as u32);
+        match self.numbering.entry((data, stage)) {
+            std::collections::hash_map::Entry::Occupied(known) => *known.get(),
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                self.insts.push(slot.key().0.clone());
+                self.places.push(stage);
+                *slot.insert(next)
+            }
+        }
+    }
+}
+
+/// The values that an instruction uses.
+pub(super) fn operands_of(inst: &Inst) -> SmallVec<[Value; 3]> {
+    match inst {
+        Inst::Prim(_, args) => args.clone(),
+        Inst::Store(_, v) | Inst::ScratchStore(_, v) => SmallVec::from_slice(&[*v]),
+        Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) | Inst::Load(_) | Inst::ScratchLoad(_) | Inst::Reduced(_) => {
+            SmallVec::new()
+        }
+    }
+}
+
+fn rename(inst: &Inst, to: &[Value]) -> Inst {
+    match inst {
+        Inst::Prim(prim, args) => Inst::Prim(*prim, args.iter().map(|v| to[v.index()]).collect()),
+        Inst::Store(operand, v) => Inst::Store(*operand, to[v.index()]),
+        Inst::ScratchStore(slot, v) => Inst::ScratchStore(*slot, to[v.index()]),
+        other => other.clone(),
+    }
+}
