@@ -10,3 +10,4 @@ pub mod kernel;
 pub mod launch;
 pub mod interp;
 pub mod math;
+pub mod shape;
