@@ -73,12 +73,11 @@ impl Launch {
         }
     }
 
-    /// True if the elements of the kernel are independent of each other: no reduction, no scratch, and no row-level
-    /// work that would have to be repeated if inner dimensions became outer ones.
+    /// True if no row does more than its elements do: inner dimensions may become outer ones.
     fn is_map(&self, kernel: &Kernel) -> bool {
         kernel.reductions.is_empty()
             && kernel.scratch.is_empty()
-            && kernel.operands.iter().all(|o| o.level == Level::Inner)
+            && kernel.operands.iter().all(|o| o.level == Level::Inner || o.role == Role::In)
     }
 
     /// The access of each operand along the inner loop. With several inner dimensions an inner-level input that does

@@ -1,0 +1,301 @@
+//! The plan: which kernels run, in which order, on which buffers. Sizes are still unknown; [`Step::bind`] fills them in.
+//!
+//! Invariants: a buffer is written by one step, before every step that reads it; inputs are never written; each output
+//! buffer is written whole. Every size and stride of a call is computed here, checked for overflow, from the sizes
+//! that [`crate::shape::Dims::sizes`] returned.
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::dtype::DType;
+use crate::graph::{Graph, IndexItem};
+use crate::kernel::{Kernel, Level, Nest};
+use crate::launch::{Launch, Layout, Sizes};
+use crate::literal::Literal;
+use crate::shape::{DimId, Shape, checked_count};
+use smallvec::SmallVec;
+use std::fmt;
+
+/// A buffer of a [`Plan`]; prints as `b2`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BufferId(pub u32);
+
+impl BufferId {
+    /// As an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for BufferId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b{}", self.0)
+    }
+}
+
+/// Where a buffer's memory comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BufferKind {
+    /// The n-th input of the graph, with the caller's strides.
+    Input(u32),
+    /// The n-th output of the graph.
+    Output(u32),
+    /// A bool scalar: the n-th guard of the graph.
+    Guard(u32),
+    /// Memory that lives from the step that writes it to the last step that reads it; row-major.
+    Temp,
+}
+
+/// A buffer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Buffer {
+    /// Where its memory comes from.
+    pub kind: BufferKind,
+    /// The element type.
+    pub dtype: DType,
+    /// The shape.
+    pub shape: Shape,
+    /// The first step that uses it (for inputs) or writes it.
+    pub first: usize,
+    /// The last step that uses it.
+    pub last: usize,
+}
+
+/// A change of view: no element moves.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum View {
+    /// As [`crate::graph::NodeKind::Transpose`].
+    Transpose(SmallVec<[u8; 4]>),
+    /// As [`crate::graph::NodeKind::Index`].
+    Index(SmallVec<[IndexItem; 4]>),
+}
+
+/// What a kernel's memory operand is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Access {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// The views through which it is seen, first one first.
+    pub views: SmallVec<[View; 1]>,
+    /// The domain axis along which each dimension of the viewed buffer runs. A dimension of size 1 may run along a
+    /// larger axis: it is broadcast.
+    pub axes: SmallVec<[u8; 4]>,
+}
+
+/// What a kernel's scalar parameter is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum ParamSource {
+    /// A constant of the expression.
+    Const(Literal),
+    /// The number of elements of these dimensions, as `i64`.
+    Size(SmallVec<[DimId; 2]>),
+}
+
+/// One kernel and what it runs on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// The kernel; its operands' `access` is set when it is bound.
+    pub kernel: Kernel,
+    /// One for each operand of the kernel.
+    pub operands: Vec<Access>,
+    /// One for each parameter of the kernel.
+    pub params: Vec<ParamSource>,
+    /// The sizes of the domain's axes.
+    pub domain: Shape,
+    /// The axes of the domain that are the kernel's outer, reduced and inner dimensions, each in order.
+    pub outer: SmallVec<[u8; 4]>,
+    /// See `outer`.
+    pub reduced: SmallVec<[u8; 4]>,
+    /// See `outer`.
+    pub inner: SmallVec<[u8; 4]>,
+    /// Why this kernel is one of its own, for `explain`.
+    pub reason: String,
+}
+
+/// What is to be run for a graph.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The graph after simplification: its inputs, dimensions, constraints and guards are the plan's.
+    pub graph: Graph,
+    /// All buffers.
+    pub buffers: Vec<Buffer>,
+    /// The kernels in the order in which they run.
+    pub steps: Vec<Step>,
+    /// The buffer of each output of the graph; outputs that are the same node share one.
+    pub outputs: Vec<BufferId>,
+    /// The buffer of each guard.
+    pub guards: Vec<BufferId>,
+}
+
+/// Where an array's elements are: shape and byte strides from its first element.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Strided {
+    /// Sizes, outermost first.
+    pub shape: SmallVec<[u64; 4]>,
+    /// Byte strides, one for each size.
+    pub strides: SmallVec<[isize; 4]>,
+}
+
+impl Strided {
+    /// Row-major without gaps; an error if the bytes do not fit `isize`.
+    pub fn row_major(shape: &[u64], dtype: DType) -> Result<Strided, Diagnostic> {
+        let too_large = || {
+            Diagnostic::new(Code::TooLarge, format!("an array of shape {shape:?} is too large"))
+                .why("its size in bytes overflows")
+        };
+        let count = checked_count(shape)?;
+        count.checked_mul(dtype.size() as u64).filter(|n| *n <= isize::MAX as u64).ok_or_else(too_large)?;
+        let mut stride = dtype.size() as isize;
+        let mut strides: SmallVec<[isize; 4]> = shape
+            .iter()
+            .rev()
+            .map(|size| {
+                let here = stride;
+                // With a size of zero elsewhere the product may overflow; no element is reached then.
+                stride = stride.wrapping_mul((*size).max(1) as isize);
+                here
+            })
+            .collect();
+        strides.reverse();
+        Ok(Strided { shape: shape.into(), strides })
+    }
+
+    /// The number of elements.
+    pub fn count(&self) -> u64 {
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
+    }
+
+    /// Applies a view; returns how many bytes the first element moves.
+    fn view(&mut self, view: &View) -> isize {
+        match view {
+            View::Transpose(perm) => {
+                *self = Strided {
+                    shape: perm.iter().map(|p| self.shape[*p as usize]).collect(),
+                    strides: perm.iter().map(|p| self.strides[*p as usize]).collect(),
+                };
+                0
+            }
+            View::Index(items) => {
+                let mut viewed = Strided::default();
+                let mut moved = 0isize;
+                let mut dims = self.shape.iter().zip(&self.strides);
+                for item in items {
+                    if let IndexItem::NewAxis = item {
+                        viewed.shape.push(1);
+                        viewed.strides.push(0);
+                        continue;
+                    }
+                    let Some((size, stride)) = dims.next() else { break };
+                    match item {
+                        IndexItem::At(index) => {
+                            let index = if *index < 0 { *index + *size as i64 } else { *index };
+                            moved = moved.wrapping_add(stride.wrapping_mul(index as isize));
+                        }
+                        IndexItem::Slice(slice) => {
+                            let (start, count) = slice.resolve(*size);
+                            moved = moved.wrapping_add(stride.wrapping_mul(start as isize));
+                            viewed.shape.push(count);
+                            viewed.strides.push(if count > 1 { stride.wrapping_mul(slice.step as isize) } else { 0 });
+                        }
+                        IndexItem::NewAxis => {}
+                    }
+                }
+                *self = viewed;
+                moved
+            }
+        }
+    }
+}
+
+/// A step with sizes: what [`Step::bind`] returns.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// Sizes and strides, canonical; every layout is relative to its buffer's first element plus the offset below.
+    pub launch: Launch,
+    /// For each operand, how many bytes its first element is from that of its buffer.
+    pub offsets: SmallVec<[isize; 8]>,
+    /// For each parameter, its value.
+    pub params: SmallVec<[Literal; 8]>,
+    /// True if no element is written: some output dimension is 0.
+    pub is_empty: bool,
+}
+
+impl Step {
+    /// The launch of this step for these sizes (of every dimension of the plan's graph) and these buffers (by
+    /// [`BufferId`]). The constraints of the graph have been checked.
+    pub fn bind(&self, sizes: &[u64], buffers: &[Strided]) -> Result<Bound, Diagnostic> {
+        let domain: SmallVec<[u64; 4]> = self.domain.iter().map(|d| sizes[d.index()]).collect();
+        checked_count(&domain)?;
+        let group = |axes: &[u8]| -> Sizes { axes.iter().map(|a| domain[*a as usize] as usize).collect() };
+        let mut launch = Launch {
+            outer: group(&self.outer),
+            reduced: group(&self.reduced),
+            inner: group(&self.inner),
+            layouts: Vec::with_capacity(self.operands.len()),
+        };
+        let mut offsets = SmallVec::new();
+        for access in &self.operands {
+            let mut place = buffers[access.buffer.index()].clone();
+            let mut offset = 0isize;
+            for view in &access.views {
+                offset = offset.wrapping_add(place.view(view));
+            }
+            let mut along: SmallVec<[isize; 8]> = SmallVec::from_elem(0, domain.len());
+            for ((axis, size), stride) in access.axes.iter().zip(&place.shape).zip(&place.strides) {
+                if *size != 1 {
+                    along[*axis as usize] = *stride;
+                }
+            }
+            let group = |axes: &[u8]| axes.iter().map(|a| along[*a as usize]).collect();
+            launch.layouts.push(Layout {
+                outer: group(&self.outer),
+                reduced: group(&self.reduced),
+                inner: group(&self.inner),
+            });
+            offsets.push(offset);
+        }
+        let is_empty = launch.outer.contains(&0)
+            || (launch.inner.contains(&0) && (self.kernel.nest == Nest::Columns || !self.stores_per_row()));
+        launch.canonicalize(&self.kernel);
+        let params = self
+            .params
+            .iter()
+            .map(|source| match source {
+                ParamSource::Const(literal) => *literal,
+                ParamSource::Size(dims) => {
+                    Literal::i64(dims.iter().map(|d| sizes[d.index()]).product::<u64>() as i64)
+                }
+            })
+            .collect();
+        Ok(Bound { launch, offsets, params, is_empty })
+    }
+
+    /// The kernel with the access of each operand that this launch has: what the code cache is keyed by.
+    pub fn specialize(&self, launch: &Launch) -> Kernel {
+        let mut kernel = self.kernel.clone();
+        let access: SmallVec<[_; 8]> = launch.access(&kernel).collect();
+        for (operand, access) in kernel.operands.iter_mut().zip(access) {
+            operand.access = access;
+        }
+        kernel
+    }
+
+    fn stores_per_row(&self) -> bool {
+        use crate::kernel::Role;
+        self.kernel.operands.iter().any(|o| o.role == Role::Out && o.level == Level::Row)
+    }
+}
+
+impl Plan {
+    /// The place of each buffer: inputs as given (by input index), the others row-major.
+    pub fn places(&self, sizes: &[u64], inputs: &[Strided]) -> Result<Vec<Strided>, Diagnostic> {
+        self.buffers
+            .iter()
+            .map(|buffer| match buffer.kind {
+                BufferKind::Input(n) => Ok(inputs[n as usize].clone()),
+                BufferKind::Output(_) | BufferKind::Guard(_) | BufferKind::Temp => {
+                    let shape: SmallVec<[u64; 4]> = buffer.shape.iter().map(|d| sizes[d.index()]).collect();
+                    Strided::row_major(&shape, buffer.dtype)
+                }
+            })
+            .collect()
+    }
+}
