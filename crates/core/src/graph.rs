@@ -193,10 +193,7 @@ impl Graph {
         if shape.len() > MAX_RANK {
             return Err(rank_error(shape.len()));
         }
-        let kind = NodeKind::Input(self.inputs.len() as u32);
-        let node = self.intern(Node { kind, dtype, weak, shape: shape.into() });
-        self.inputs.push(Input { name: name.to_owned(), node });
-        Ok(node)
+        Ok(self.declare(name, dtype, weak, shape.into()))
     }
 
     /// A constant; literals of the text are weak.
@@ -282,8 +279,11 @@ impl Graph {
             Some(perm) => {
                 let resolved = self.resolve_axes(rank, perm)?;
                 if resolved.len() != rank {
-                    return Err(Diagnostic::new(Code::Axis, format!("{} axes for an array of rank {rank}", resolved.len()))
-                        .why("a transposition names every axis once"));
+                    return Err(Diagnostic::new(
+                        Code::Axis,
+                        format!("{} axes for an array of rank {rank}", resolved.len()),
+                    )
+                    .why("a transposition names every axis once"));
                 }
                 resolved
             }
@@ -326,6 +326,14 @@ impl Graph {
         self.nodes.push(node.clone());
         self.interned.insert(node, id);
         id
+    }
+
+    /// A new input whose rank is in bounds.
+    pub fn declare(&mut self, name: &str, dtype: DType, weak: bool, shape: Shape) -> NodeId {
+        let kind = NodeKind::Input(self.inputs.len() as u32);
+        let node = self.intern(Node { kind, dtype, weak, shape });
+        self.inputs.push(Input { name: name.to_owned(), node });
+        node
     }
 
     /// An elementwise op of operands that have the dtypes of its signature already.
@@ -388,7 +396,9 @@ impl Graph {
         let dims: SmallVec<[DimId; 2]> = axes.iter().map(|a| shape[*a as usize]).collect();
         let count = match dims.iter().map(|d| self.dims.known(*d)).try_fold(1u64, |n, d| n.checked_mul(d?)) {
             Some(n) => self.constant(Literal::i64(n as i64), true),
-            None => self.intern(Node { kind: NodeKind::Size(dims), dtype: DType::I64, weak: true, shape: Shape::new() }),
+            None => {
+                self.intern(Node { kind: NodeKind::Size(dims), dtype: DType::I64, weak: true, shape: Shape::new() })
+            }
         };
         match composite {
             Composite::Mean => {
@@ -459,7 +469,8 @@ impl Graph {
             return strong;
         }
         let Some(literal) = self.as_const(arg).filter(|l| l.dtype().kind() == Kind::Int) else { return strong };
-        let common = ops::promote(args.iter().map(|a| ArgType { dtype: self.node(*a).dtype, weak: self.node(*a).weak }));
+        let common =
+            ops::promote(args.iter().map(|a| ArgType { dtype: self.node(*a).dtype, weak: self.node(*a).weak }));
         let fits = !common.dtype.is_int() || fits(literal, common.dtype);
         ArgType { dtype, weak: fits }
     }
@@ -471,6 +482,8 @@ impl Graph {
             return Ok(x);
         }
         let weak = node.weak;
+        // What took another dtype from an array does not give way again.
+        let stays_weak = weak && matches!(dtype, DType::Bool | DType::I64 | DType::F64);
         if let NodeKind::Const(literal) = node.kind {
             if weak && dtype.is_int() && literal.dtype().kind() == Kind::Int && !fits(literal, dtype) {
                 return Err(Diagnostic::new(Code::LiteralRange, format!("{literal} does not fit {dtype}"))
@@ -481,10 +494,10 @@ impl Graph {
                     ))
                     .hint(format!("convert the array first, as in `i64(x)`, or wrap the literal on purpose with `{dtype}({literal})`")));
             }
-            return Ok(self.constant(literal.cast(dtype), weak));
+            return Ok(self.constant(literal.cast(dtype), stays_weak));
         }
         let shape = node.shape.clone();
-        Ok(self.intern(Node { kind: NodeKind::Cast(x), dtype, weak, shape }))
+        Ok(self.intern(Node { kind: NodeKind::Cast(x), dtype, weak: stays_weak, shape }))
     }
 
     /// Integers have no negative powers: refused at once for a constant exponent, at run time otherwise.

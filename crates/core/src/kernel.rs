@@ -31,6 +31,7 @@
 //! A kernel that verifies compiles on every back end, or the back end returns an error; it never panics.
 
 mod builder;
+pub mod lower;
 mod print;
 pub mod reduce;
 mod verify;

@@ -133,11 +133,7 @@ fn merge(sizes: &mut Sizes, layouts: &mut [Layout], group: impl Fn(&mut Layout) 
 }
 
 /// Visits every index of a group of dimensions in row-major order, with each operand's byte offset.
-pub fn for_each_index(
-    sizes: &[usize],
-    strides: &[&[isize]],
-    mut visit: impl FnMut(&[isize]),
-) {
+pub fn for_each_index(sizes: &[usize], strides: &[&[isize]], mut visit: impl FnMut(&[isize])) {
     if sizes.contains(&0) {
         return;
     }

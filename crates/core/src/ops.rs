@@ -31,9 +31,8 @@ impl Op {
 
     /// The op of this name or alias.
     pub fn named(name: &str) -> Option<Op> {
-        static BY_NAME: LazyLock<FxHashMap<&'static str, Op>> = LazyLock::new(|| {
-            Op::all().flat_map(|op| op.names().map(move |n| (n, op))).collect()
-        });
+        static BY_NAME: LazyLock<FxHashMap<&'static str, Op>> =
+            LazyLock::new(|| Op::all().flat_map(|op| op.names().map(move |n| (n, op))).collect());
         BY_NAME.get(name).copied()
     }
 

@@ -10,7 +10,7 @@ use crate::graph::{Graph, IndexItem};
 use crate::kernel::{Kernel, Level, Nest};
 use crate::launch::{Launch, Layout, Sizes};
 use crate::literal::Literal;
-use crate::shape::{DimId, Shape, checked_count};
+use crate::shape::{DimId, Shape, Slice, checked_count};
 use smallvec::SmallVec;
 use std::fmt;
 
@@ -66,6 +66,18 @@ pub enum View {
     Transpose(SmallVec<[u8; 4]>),
     /// As [`crate::graph::NodeKind::Index`].
     Index(SmallVec<[IndexItem; 4]>),
+}
+
+impl View {
+    /// True if the view neither moves nor drops elements: it only adds dimensions of size 1.
+    pub fn only_adds_axes(&self) -> bool {
+        match self {
+            View::Transpose(_) => false,
+            View::Index(items) => {
+                items.iter().all(|i| matches!(i, IndexItem::NewAxis) || *i == IndexItem::Slice(Slice::ALL))
+            }
+        }
+    }
 }
 
 /// What a kernel's memory operand is.
@@ -260,9 +272,7 @@ impl Step {
             .iter()
             .map(|source| match source {
                 ParamSource::Const(literal) => *literal,
-                ParamSource::Size(dims) => {
-                    Literal::i64(dims.iter().map(|d| sizes[d.index()]).product::<u64>() as i64)
-                }
+                ParamSource::Size(dims) => Literal::i64(dims.iter().map(|d| sizes[d.index()]).product::<u64>() as i64),
             })
             .collect();
         Ok(Bound { launch, offsets, params, is_empty })

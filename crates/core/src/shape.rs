@@ -67,8 +67,11 @@ impl Slice {
             Some(i) if i < 0 => (i128::from(i) + size).max(low),
             Some(i) => i128::from(i).min(high),
         };
-        let (start, stop) =
-            if step > 0 { (place(self.start, low), place(self.stop, high)) } else { (place(self.start, high), place(self.stop, low)) };
+        let (start, stop) = if step > 0 {
+            (place(self.start, low), place(self.stop, high))
+        } else {
+            (place(self.start, high), place(self.stop, low))
+        };
         let count = if step > 0 { (stop - start + step - 1) / step } else { (stop - start + step + 1) / step };
         if count <= 0 { (0, 0) } else { (start as i64, count as u64) }
     }
@@ -272,7 +275,9 @@ impl Dims {
                     mismatch(size(*a), size(*b), *span)
                 }
                 ConstraintKind::One(d) if size(*d) != 1 => return Err(Unmet::Respecialize),
-                ConstraintKind::InRange(d, index) if !in_range(*index, size(*d)) => out_of_range(*index, size(*d), *span),
+                ConstraintKind::InRange(d, index) if !in_range(*index, size(*d)) => {
+                    out_of_range(*index, size(*d), *span)
+                }
                 ConstraintKind::NonEmpty(dims, name) if dims.iter().any(|d| size(*d) == 0) => {
                     let error = Diagnostic::new(Code::EmptyReduction, format!("`{name}` of no elements"))
                         .why(format!("`{name}` has no value for an empty array"))
@@ -287,6 +292,39 @@ impl Dims {
             return Err(Unmet::Error(Box::new(error)));
         }
         Ok(())
+    }
+
+    /// For each dimension, by index, the representative of those that have the same size in every call that passes the
+    /// checks: equal by a constraint, or equal slices of equal dimensions.
+    pub fn canonical(&self) -> Vec<DimId> {
+        let all: Vec<DimId> = self.iter().collect();
+        let mut parent = all.clone();
+        fn find(parent: &[DimId], mut d: DimId) -> DimId {
+            while parent[d.index()] != d {
+                d = parent[d.index()];
+            }
+            d
+        }
+        let join = |parent: &mut Vec<DimId>, a: DimId, b: DimId| {
+            let (a, b) = (find(parent, a), find(parent, b));
+            // A known size represents its class, else the oldest dimension does.
+            let swap = self.known(b).is_some() || (self.known(a).is_none() && b < a);
+            let (keep, drop) = if swap { (b, a) } else { (a, b) };
+            parent[drop.index()] = keep;
+        };
+        for constraint in &self.constraints {
+            if let ConstraintKind::Equal(a, b) = constraint.kind {
+                join(&mut parent, a, b);
+            }
+        }
+        let mut slices: FxHashMap<(DimId, Slice), DimId> = FxHashMap::default();
+        for dim in &all {
+            if let Dim::Sliced { of, slice } = self.get(*dim) {
+                let same = *slices.entry((find(&parent, *of), *slice)).or_insert(*dim);
+                join(&mut parent, same, *dim);
+            }
+        }
+        all.iter().map(|d| find(&parent, *d)).collect()
     }
 
     /// The number of elements of a shape, if it fits.

@@ -56,7 +56,7 @@ fn verify_node(graph: &Graph, classes: &Classes, id: NodeId, node: &Node) -> Che
     if node.shape.len() > MAX_RANK {
         return Err(format!("rank {}", node.shape.len()));
     }
-    if let Some(dim) = node.shape.iter().find(|d| d.index() >= classes.parent.len()) {
+    if let Some(dim) = node.shape.iter().find(|d| d.index() >= classes.class.len()) {
         return Err(format!("{dim:?} is in no arena"));
     }
     match &node.kind {
@@ -68,7 +68,7 @@ fn verify_node(graph: &Graph, classes: &Classes, id: NodeId, node: &Node) -> Che
             scalar(node)
         }
         NodeKind::Size(dims) => {
-            check(!dims.is_empty() && dims.iter().all(|d| d.index() < classes.parent.len()), || "no size".into())?;
+            check(!dims.is_empty() && dims.iter().all(|d| d.index() < classes.class.len()), || "no size".into())?;
             check(node.dtype == DType::I64 && node.weak, || "a size is a weak i64".into())?;
             scalar(node)
         }
@@ -194,20 +194,14 @@ fn check(holds: bool, why: impl FnOnce() -> String) -> Check {
 
 /// Which dimensions are equal, and which are 1, in every call that meets the constraints.
 struct Classes {
-    parent: Vec<u32>,
+    class: Vec<DimId>,
     one: Vec<bool>,
 }
 
 impl Classes {
     fn new(dims: &Dims) -> Classes {
-        let parent: Vec<u32> = dims.iter().map(|d| d.index() as u32).collect();
-        let mut classes = Classes { one: vec![false; parent.len()], parent };
-        for constraint in dims.constraints() {
-            if let ConstraintKind::Equal(a, b) = constraint.kind {
-                let (a, b) = (classes.root(a), classes.root(b));
-                classes.parent[a] = b as u32;
-            }
-        }
+        let class = dims.canonical();
+        let mut classes = Classes { one: vec![false; class.len()], class };
         let asked = dims.constraints().iter().filter_map(|c| match c.kind {
             ConstraintKind::One(dim) => Some(dim),
             ConstraintKind::Equal(..) | ConstraintKind::InRange(..) | ConstraintKind::NonEmpty(..) => None,
@@ -220,11 +214,7 @@ impl Classes {
     }
 
     fn root(&self, dim: DimId) -> usize {
-        let mut at = dim.index();
-        while self.parent[at] as usize != at {
-            at = self.parent[at] as usize;
-        }
-        at
+        self.class[dim.index()].index()
     }
 
     fn same(&self, a: DimId, b: DimId) -> bool {

@@ -225,6 +225,11 @@ impl Builder {
         self.places[v.index()]
     }
 
+    /// True if a value belongs to a loop, and is of use in that loop only.
+    pub fn is_loop_value(&self, v: Value) -> bool {
+        self.stages[self.place(v) as usize] == StageKind::Loop
+    }
+
     /// The constant that a value is, if it is one.
     pub fn as_const(&self, v: Value) -> Option<Literal> {
         match self.insts[v.index()].inst {

@@ -1,0 +1,140 @@
+//! Decides what shares a loop: turns a graph into groups of nodes, each of which becomes one kernel.
+//!
+//! This is the only place that decides it. Everything that can share a loop does:
+//!
+//! * An elementwise node is computed where it is used. It gets a buffer (it is *stored*) only as an output, under a
+//!   view that could not be moved below it, if it is a costly value of lower rank that would be computed for each
+//!   element of a larger loop, if two kernels would repeat much work, or if the kernel would become too large.
+//! * A reduction whose last axis is reduced runs along the rows of its operand (`Nest::Rows`); what consumes it joins
+//!   the kernel if it has the same rows, so that softmax is one kernel. Other reductions run down the columns
+//!   (`Nest::Columns`), and what consumes them joins if it has the shape of the result.
+//! * A reduction over everything has one row: what consumes it per element has to wait for the whole of it.
+//! * Stored nodes with the same loops join one kernel (several outputs in one pass), unless one has to wait for another.
+//!
+//! Invariants: nothing that a group reads depends on what the group stores; each stored node belongs to one group.
+
+mod groups;
+
+use crate::graph::{Graph, NodeId, NodeKind};
+use crate::kernel::lower;
+use crate::kernel::{Nest, StageKind};
+use crate::ops::Op;
+use crate::plan::{Buffer, BufferId, BufferKind, Plan, View};
+use crate::shape::{Dims, Shape};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+pub use groups::{Frame, Group};
+
+/// Axes of a kernel's domain, one for each dimension of a node.
+pub type Axes = SmallVec<[u8; 4]>;
+
+/// The largest number of elementwise nodes in one kernel: larger ones compile slowly and spill registers.
+pub(crate) const KERNEL_NODES: f32 = 1000.0;
+
+/// What an op costs, in primitives: enough to tell cheap from costly.
+pub(crate) fn op_cost(op: Op) -> u32 {
+    match op {
+        Op::DIV | Op::SQRT | Op::RECIPROCAL | Op::FLOOR_DIVIDE | Op::REMAINDER | Op::FMOD => 4,
+        _ if op.def().check.is_some() => 30,
+        _ => 1,
+    }
+}
+
+/// The plan of a graph. With `together` off, each node has a kernel of its own: what tests hold fusion against.
+pub fn fuse(graph: Graph, together: bool) -> Plan {
+    let canonical = graph.dims.canonical();
+    let groups = groups::group(&graph, &canonical, together);
+    let mut buffers: Vec<Buffer> = Vec::new();
+    let mut buffer_of: FxHashMap<NodeId, BufferId> = FxHashMap::default();
+    let mut add = |node: NodeId, kind: BufferKind, buffers: &mut Vec<Buffer>| -> BufferId {
+        *buffer_of.entry(node).or_insert_with(|| {
+            let found = graph.node(node);
+            buffers.push(Buffer { kind, dtype: found.dtype, shape: found.shape.clone(), first: usize::MAX, last: 0 });
+            BufferId(buffers.len() as u32 - 1)
+        })
+    };
+    // An output that is an input is a copy of it, in a buffer of its own; loads of the input go to the input's.
+    let outputs: Vec<BufferId> =
+        graph.outputs.iter().enumerate().map(|(i, o)| add(*o, BufferKind::Output(i as u32), &mut buffers)).collect();
+    let guards: Vec<BufferId> =
+        graph.guards.iter().enumerate().map(|(i, g)| add(g.node, BufferKind::Guard(i as u32), &mut buffers)).collect();
+    for group in &groups {
+        for (root, _) in &group.roots {
+            add(*root, BufferKind::Temp, &mut buffers);
+        }
+    }
+    let mut input_buffers: FxHashMap<NodeId, BufferId> = FxHashMap::default();
+    for (i, input) in graph.inputs().iter().enumerate() {
+        let node = graph.node(input.node);
+        buffers.push(Buffer {
+            kind: BufferKind::Input(i as u32),
+            dtype: node.dtype,
+            shape: node.shape.clone(),
+            first: usize::MAX,
+            last: 0,
+        });
+        input_buffers.insert(input.node, BufferId(buffers.len() as u32 - 1));
+    }
+    let mut steps = Vec::with_capacity(groups.len());
+    for group in &groups {
+        let step = lower::lower(
+            &graph,
+            group,
+            |read| input_buffers.get(&read).copied().unwrap_or_else(|| buffer_of[&read]),
+            |root| buffer_of[&root],
+        );
+        for access in &step.operands {
+            let buffer = &mut buffers[access.buffer.index()];
+            buffer.first = buffer.first.min(steps.len());
+            buffer.last = buffer.last.max(steps.len());
+        }
+        steps.push(step);
+    }
+    Plan { graph, buffers, steps, outputs, guards }
+}
+
+/// True if a node is a view that only adds dimensions of size 1.
+pub(crate) fn is_trivial_view(kind: &NodeKind) -> bool {
+    match kind {
+        NodeKind::Index(_, items) => View::Index(items.clone()).only_adds_axes(),
+        _ => false,
+    }
+}
+
+/// The axes along which a dimension-adding view's operand runs, for the view's axes.
+pub(crate) fn through_trivial_view(kind: &NodeKind, axes: &[u8]) -> Axes {
+    use crate::graph::IndexItem;
+    match kind {
+        NodeKind::Index(_, items) => {
+            items.iter().zip(axes).filter(|(i, _)| !matches!(i, IndexItem::NewAxis)).map(|(_, a)| *a).collect()
+        }
+        _ => axes.into(),
+    }
+}
+
+/// The axes along which an operand of an elementwise node runs, for the node's axes: aligned at the last.
+pub(crate) fn of_operand(axes: &[u8], rank: usize) -> Axes {
+    axes[axes.len() - rank..].into()
+}
+
+impl Plan {
+    /// What runs per element, moves, and is kept, for `explain`: (operations per inner element, bytes per inner
+    /// element, loops over the inner dimensions) of a step.
+    pub fn step_cost(&self, step: usize) -> (usize, usize, usize) {
+        let kernel = &self.steps[step].kernel;
+        let bytes =
+            kernel.operands.iter().filter(|o| o.level == crate::kernel::Level::Inner).map(|o| o.dtype.size()).sum();
+        let loops = kernel.stages.iter().filter(|s| s.kind == StageKind::Loop).count();
+        (kernel.ops_per_element(), bytes, loops)
+    }
+}
+
+/// The shape of a kernel's nest in words.
+pub(crate) fn describe(nest: Nest, domain: &Shape, outer: usize, dims: &Dims) -> String {
+    match nest {
+        Nest::Rows if outer == 0 => format!("one loop over {}", dims.display(domain)),
+        Nest::Rows => format!("rows {} of {}", dims.display(&domain[..outer]), dims.display(&domain[outer..])),
+        Nest::Columns => format!("columns of {}", dims.display(domain)),
+    }
+}

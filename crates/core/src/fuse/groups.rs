@@ -1,0 +1,606 @@
+//! Finds the groups: which nodes are stored, and which stored nodes are computed in one kernel.
+//!
+//! Stored nodes are taken from the last to the first, so that a node's users are placed before it. Each one either
+//! joins a group with the same loops or opens one. Exploring a group from its roots finds what it computes inline and
+//! what it reads; a reduction that does not fit the group's loops becomes a stored node of its own.
+
+use super::{Axes, KERNEL_NODES, describe, is_trivial_view, of_operand, op_cost, through_trivial_view};
+use crate::graph::{Graph, NodeId, NodeKind};
+use crate::kernel::Nest;
+use crate::shape::{DimId, Shape};
+use crate::simplify::live_nodes;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+/// The loops of a group: a domain whose first axes are the kernel's outer ones, then the reduced, then the inner ones.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    /// The kernel's nest.
+    pub nest: Nest,
+    /// The sizes of the domain's axes.
+    pub domain: Shape,
+    /// How many of them are outer.
+    pub outer: usize,
+    /// How many are reduced (columns only).
+    pub reduced: usize,
+}
+
+/// A kernel to be: its loops, what it stores, and why.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The loops.
+    pub frame: Frame,
+    /// What it stores, with the axes of the domain along which each dimension runs.
+    pub roots: Vec<(NodeId, Axes)>,
+    /// Stored nodes that it reads.
+    pub reads: Vec<NodeId>,
+    /// Reductions that it computes, with the axes of their operands; the rest of what it computes follows.
+    pub reductions: Vec<(NodeId, Axes)>,
+    /// Why its roots are stored.
+    pub reason: String,
+}
+
+/// A value of lower rank that costs this much is computed once, in a kernel of its own.
+const HOIST_COST: u32 = 4;
+/// How many of the latest groups a stored node tries to join.
+const JOIN_CANDIDATES: usize = 8;
+/// Work that two kernels would both do is done once and stored, from this cost on.
+const SHARE_COST: u32 = 60;
+
+/// The groups of a graph in the order in which they have to run.
+pub fn group(graph: &Graph, canonical: &[DimId], together: bool) -> Vec<Group> {
+    let mut grouper = Grouper::new(graph, canonical);
+    if !together {
+        let leaf =
+            |id: &NodeId| matches!(graph.node(*id).kind, NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_));
+        for id in graph.ids().filter(|id| !leaf(id)) {
+            grouper.store(id, "fusion is off".into());
+        }
+        grouper.joins = 0;
+        let groups = grouper.groups();
+        return grouper.ordered(groups);
+    }
+    // Storing shared work changes the groups; a few rounds settle it.
+    for round in 0..4 {
+        let groups = grouper.groups();
+        if round == 3 || !grouper.store_shared(&groups) {
+            return grouper.ordered(groups);
+        }
+    }
+    unreachable!("the last round returns")
+}
+
+struct Grouper<'g> {
+    graph: &'g Graph,
+    canonical: &'g [DimId],
+    /// Why a node is stored, for those that are.
+    stored: FxHashMap<NodeId, String>,
+    /// Primitives computed for one element, down to stored nodes.
+    cost: Vec<u32>,
+    /// How many of the latest groups a stored node tries to join.
+    joins: usize,
+}
+
+/// What exploring a group finds.
+#[derive(Default)]
+struct Found {
+    inline: FxHashSet<NodeId>,
+    reads: Vec<NodeId>,
+    reductions: Vec<(NodeId, Axes)>,
+    /// Stored nodes that the group computes on its way: they become its roots.
+    absorbed: Vec<(NodeId, Axes)>,
+    /// Reductions that do not fit, and costly values of lower rank.
+    must_store: Vec<(NodeId, String)>,
+    inputs: FxHashSet<NodeId>,
+}
+
+impl<'g> Grouper<'g> {
+    fn new(graph: &'g Graph, canonical: &'g [DimId]) -> Grouper<'g> {
+        let mut stored = FxHashMap::default();
+        for (i, output) in graph.outputs.iter().enumerate() {
+            stored.entry(*output).or_insert_with(|| format!("output {i}"));
+        }
+        for guard in &graph.guards {
+            stored.entry(guard.node).or_insert_with(|| format!("the check for {}", guard.error.code));
+        }
+        let live = live_nodes(graph);
+        let mut uses = vec![0u32; graph.len()];
+        for id in graph.ids().filter(|id| live[id.index()]) {
+            for operand in graph.node(id).operands() {
+                uses[operand.index()] += 1;
+            }
+        }
+        // The share of elementwise nodes that each user of a node brings into its kernel.
+        let mut weight = vec![0f32; graph.len()];
+        let mut cost = vec![0u32; graph.len()];
+        for id in graph.ids().filter(|id| live[id.index()]) {
+            let node = graph.node(id);
+            match &node.kind {
+                NodeKind::Apply(op, args) => {
+                    let below: f32 = args.iter().map(|a| weight[a.index()] / uses[a.index()].max(1) as f32).sum();
+                    weight[id.index()] = below + op_cost(*op).min(30) as f32 / 4.0 + 0.75;
+                    let below = args.iter().fold(0u32, |sum, a| sum.saturating_add(cost[a.index()]));
+                    cost[id.index()] = below.saturating_add(op_cost(*op));
+                    if weight[id.index()] > KERNEL_NODES {
+                        weight[id.index()] = 0.0;
+                        cost[id.index()] = 0;
+                        stored.entry(id).or_insert_with(|| "the kernel would be too large".into());
+                    }
+                }
+                NodeKind::Cast(x) => {
+                    weight[id.index()] = weight[x.index()] / uses[x.index()].max(1) as f32 + 1.0;
+                    cost[id.index()] = cost[x.index()].saturating_add(1);
+                }
+                NodeKind::Transpose(x, _) | NodeKind::Index(x, _) => {
+                    weight[id.index()] = weight[x.index()] / uses[x.index()].max(1) as f32;
+                    cost[id.index()] = cost[x.index()];
+                    if !is_trivial_view(&node.kind) {
+                        // What is under a view that could not be moved needs memory to be viewed.
+                        let base = base_of_views(graph, *x);
+                        if !matches!(graph.node(base).kind, NodeKind::Input(_) | NodeKind::Const(_)) {
+                            stored
+                                .entry(base)
+                                .or_insert_with(|| "read through a view that other uses do not share".into());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Grouper { graph, canonical, stored, cost, joins: JOIN_CANDIDATES }
+    }
+
+    fn groups(&mut self) -> Vec<Group> {
+        let mut groups: Vec<(Group, FxHashSet<NodeId>, FxHashSet<NodeId>)> = Vec::new();
+        let mut placed: FxHashSet<NodeId> = FxHashSet::default();
+        // Storing a node while its users are explored only ever adds smaller ids: the scan from the last sees them all.
+        for id in self.graph.ids().rev() {
+            if !self.stored.contains_key(&id) || placed.contains(&id) {
+                continue;
+            }
+            let mut joined = false;
+            // Joining pays if something is then read or computed once instead of twice.
+            let own = self.inputs_below(id);
+            for (group, inline, inputs) in groups.iter_mut().rev().take(self.joins) {
+                if inputs.is_disjoint(&own) || inline.len() as f32 > KERNEL_NODES / 2.0 {
+                    continue;
+                }
+                let Some(axes) = self.axes_in(&group.frame, id) else { continue };
+                let mut roots = group.roots.clone();
+                roots.push((id, axes));
+                let Some((found, roots)) = self.explore(&group.frame, roots) else { continue };
+                if !found.must_store.is_empty() {
+                    continue;
+                }
+                placed.extend(roots.iter().map(|r| r.0));
+                *inline = found.inline;
+                *inputs = found.inputs;
+                group.roots = roots;
+                group.reads = found.reads;
+                group.reductions = found.reductions;
+                joined = true;
+                break;
+            }
+            if joined {
+                continue;
+            }
+            let (frame, axes) = self.frame_for(id);
+            let mut roots = vec![(id, axes)];
+            let found = loop {
+                match self.explore(&frame, roots.clone()) {
+                    Some((found, all)) if found.must_store.is_empty() => {
+                        roots = all;
+                        break found;
+                    }
+                    Some((found, _)) => {
+                        for (node, why) in found.must_store {
+                            self.store(node, why);
+                        }
+                    }
+                    // A single root never waits for itself.
+                    None => break Found::default(),
+                }
+            };
+            placed.extend(roots.iter().map(|r| r.0));
+            let group = Group { frame, roots, reads: found.reads, reductions: found.reductions, reason: String::new() };
+            groups.push((group, found.inline, found.inputs));
+        }
+        groups
+            .into_iter()
+            .map(|(mut group, ..)| {
+                let why: Vec<&str> = group.roots.iter().map(|(r, _)| self.stored[r].as_str()).collect();
+                let Frame { nest, domain, outer, .. } = &group.frame;
+                group.reason = format!("{}: {}", why.join(", "), describe(*nest, domain, *outer, &self.graph.dims));
+                group
+            })
+            .collect()
+    }
+
+    fn store(&mut self, node: NodeId, why: String) {
+        self.stored.entry(node).or_insert(why);
+        self.cost[node.index()] = 0;
+    }
+
+    /// Stores costly nodes that two groups compute; true if there are any.
+    fn store_shared(&mut self, groups: &[Group]) -> bool {
+        if groups.len() < 2 {
+            return false;
+        }
+        let mut count: FxHashMap<NodeId, u32> = FxHashMap::default();
+        for group in groups {
+            if let Some((found, _)) = self.explore(&group.frame, group.roots.clone()) {
+                for node in found.inline {
+                    *count.entry(node).or_default() += 1;
+                }
+            }
+        }
+        let shared: Vec<NodeId> = self
+            .graph
+            .ids()
+            .rev()
+            .filter(|id| count.get(id).is_some_and(|n| *n > 1))
+            .filter(|id| !self.stored.contains_key(id) && self.cost[id.index()] >= SHARE_COST)
+            .filter(|id| self.is_elementwise(*id) && !self.graph.node(*id).shape.is_empty())
+            .collect();
+        // The last of them covers those below it, which later rounds look at again.
+        match shared.first() {
+            Some(node) => {
+                let cost = self.cost[node.index()];
+                self.store(*node, format!("shared by kernels that would each spend about {cost} operations on it"));
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn ordered(&self, groups: Vec<Group>) -> Vec<Group> {
+        let mut owner: FxHashMap<NodeId, usize> = FxHashMap::default();
+        for (i, group) in groups.iter().enumerate() {
+            owner.extend(group.roots.iter().map(|(r, _)| (*r, i)));
+        }
+        let mut state = vec![0u8; groups.len()];
+        let mut order = Vec::with_capacity(groups.len());
+        // Groups were made from the last node to the first: the reverse is nearly the order already.
+        for start in (0..groups.len()).rev() {
+            let mut stack = vec![start];
+            while let Some(&top) = stack.last() {
+                if state[top] == 2 {
+                    stack.pop();
+                    continue;
+                }
+                let waiting: Vec<usize> = groups[top]
+                    .reads
+                    .iter()
+                    .filter_map(|r| owner.get(r).copied())
+                    .filter(|g| state[*g] == 0 && *g != top)
+                    .collect();
+                state[top] = 1;
+                if waiting.is_empty() {
+                    state[top] = 2;
+                    order.push(top);
+                    stack.pop();
+                } else {
+                    stack.extend(waiting);
+                }
+            }
+        }
+        let mut groups: Vec<Option<Group>> = groups.into_iter().map(Some).collect();
+        order.into_iter().filter_map(|i| groups[i].take()).collect()
+    }
+
+    // Frames.
+
+    fn same(&self, a: DimId, b: DimId) -> bool {
+        self.canonical[a.index()] == self.canonical[b.index()]
+    }
+
+    fn all_same(&self, a: &[DimId], b: &[DimId]) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(x, y)| self.same(*x, *y))
+    }
+
+    /// The axes of a node as a root of this frame: at the element level, at the row level, or at the column level.
+    fn axes_in(&self, frame: &Frame, id: NodeId) -> Option<Axes> {
+        let node = self.graph.node(id);
+        let all = |axes: Axes| {
+            let dims: Shape = axes.iter().map(|a| frame.domain[*a as usize]).collect();
+            self.all_same(&dims, &node.shape).then_some(axes)
+        };
+        let rank = frame.domain.len();
+        let kept: Axes =
+            (0..rank).filter(|a| *a < frame.outer || *a >= frame.outer + frame.reduced).map(|a| a as u8).collect();
+        if let NodeKind::Reduce(_, x, axes) = &node.kind {
+            let (own, _) = self.reduction_frame(*x, axes);
+            let fits = own.nest == frame.nest
+                && own.outer == frame.outer
+                && own.reduced == frame.reduced
+                && self.all_same(&own.domain, &frame.domain);
+            return match frame.nest {
+                Nest::Rows => fits.then(|| (0..frame.outer as u8).collect()),
+                Nest::Columns => fits.then_some(kept),
+            };
+        }
+        match frame.nest {
+            Nest::Rows => all((0..rank as u8).collect()),
+            Nest::Columns => all(kept),
+        }
+    }
+
+    /// The loops of a reduction, and the axes of its operand in them.
+    fn reduction_frame(&self, x: NodeId, axes: &[u8]) -> (Frame, Axes) {
+        let shape = &self.graph.node(x).shape;
+        let rank = shape.len() as u8;
+        let kept = (0..rank).filter(|a| !axes.contains(a));
+        let (nest, order, outer): (Nest, Vec<u8>, usize) = if axes.contains(&(rank.wrapping_sub(1))) {
+            let outer: Vec<u8> = kept.collect();
+            let count = outer.len();
+            (Nest::Rows, outer.into_iter().chain(axes.iter().copied()).collect(), count)
+        } else {
+            let last = axes.last().copied().unwrap_or(0);
+            let outer: Vec<u8> = kept.clone().filter(|a| *a < last).collect();
+            let count = outer.len();
+            (Nest::Columns, outer.into_iter().chain(axes.iter().copied()).chain(last + 1..rank).collect(), count)
+        };
+        let domain = order.iter().map(|a| shape[*a as usize]).collect();
+        let mut places: Axes = Axes::from_elem(0, rank as usize);
+        for (place, axis) in order.iter().enumerate() {
+            places[*axis as usize] = place as u8;
+        }
+        let reduced = if nest == Nest::Columns { axes.len() } else { 0 };
+        (Frame { nest, domain, outer, reduced }, places)
+    }
+
+    /// The loops for a node that opens a group, and its axes in them.
+    fn frame_for(&self, id: NodeId) -> (Frame, Axes) {
+        let node = self.graph.node(id);
+        if let NodeKind::Reduce(_, x, axes) = &node.kind {
+            let (frame, places) = self.reduction_frame(*x, axes);
+            let kept = (0..places.len() as u8).filter(|a| !axes.contains(a)).map(|a| places[a as usize]).collect();
+            return (frame, kept);
+        }
+        let rank = node.shape.len();
+        let own: Axes = (0..rank as u8).collect();
+        let mut best: Option<(Frame, Axes)> = None;
+        // The reductions that the node uses without another one in between, nearest first.
+        let mut queue = std::collections::VecDeque::from([(id, own.clone())]);
+        let mut seen: FxHashSet<(NodeId, Axes)> = FxHashSet::default();
+        while let Some((here, axes)) = queue.pop_front() {
+            if !seen.insert((here, axes.clone())) {
+                continue;
+            }
+            let found = self.graph.node(here);
+            match &found.kind {
+                NodeKind::Reduce(_, x, reduced) => {
+                    if let Some(candidate) = self.consumer_frame(&node.shape, &axes, *x, reduced) {
+                        let shares_elements = candidate.0.domain.len() == rank;
+                        if shares_elements || best.is_none() {
+                            best = Some(candidate);
+                        }
+                        if shares_elements {
+                            break;
+                        }
+                    }
+                }
+                _ if here != id && self.stored.contains_key(&here) => {}
+                NodeKind::Apply(_, args) => {
+                    for arg in args {
+                        queue.push_back((*arg, of_operand(&axes, self.graph.rank(*arg))));
+                    }
+                }
+                NodeKind::Cast(x) => queue.push_back((*x, axes)),
+                NodeKind::Index(x, _) if is_trivial_view(&found.kind) => {
+                    queue.push_back((*x, through_trivial_view(&found.kind, &axes)));
+                }
+                _ => {}
+            }
+        }
+        best.unwrap_or_else(|| (Frame { nest: Nest::Rows, domain: node.shape.clone(), outer: 0, reduced: 0 }, own))
+    }
+
+    /// The loops in which a reduction and an elementwise consumer of this shape can share a kernel, and the axes of the
+    /// consumer in them; `axes` are the consumer's axes along which the reduction's result runs.
+    fn consumer_frame(&self, shape: &[DimId], axes: &[u8], x: NodeId, reduced: &[u8]) -> Option<(Frame, Axes)> {
+        let (frame, places) = self.reduction_frame(x, reduced);
+        let kept: Vec<u8> = (0..places.len() as u8).filter(|a| !reduced.contains(a)).collect();
+        let operand = &self.graph.node(x).shape;
+        let matches = kept.len() == axes.len()
+            && kept.iter().zip(axes).all(|(k, a)| self.same(operand[*k as usize], shape[*a as usize]));
+        if !matches {
+            return None;
+        }
+        let rest: Vec<u8> = (0..shape.len() as u8).filter(|a| !axes.contains(a)).collect();
+        let mut own: Axes = Axes::from_elem(0, shape.len());
+        for (k, a) in kept.iter().zip(axes) {
+            own[*a as usize] = places[*k as usize];
+        }
+        if rest.is_empty() {
+            return Some((frame, own));
+        }
+        // The consumer runs over the same elements: only in rows, and only if there is a row to run along.
+        let reduced_dims: Shape = reduced.iter().map(|a| operand[*a as usize]).collect();
+        let rest_dims: Shape = rest.iter().map(|a| shape[*a as usize]).collect();
+        if frame.nest == Nest::Columns || frame.outer == 0 || !self.all_same(&reduced_dims, &rest_dims) {
+            return None;
+        }
+        for (i, a) in rest.iter().enumerate() {
+            own[*a as usize] = (frame.outer + i) as u8;
+        }
+        Some((frame, own))
+    }
+
+    // Exploring.
+
+    fn is_elementwise(&self, id: NodeId) -> bool {
+        matches!(self.graph.node(id).kind, NodeKind::Apply(..) | NodeKind::Cast(_))
+    }
+
+    /// What a group with these roots computes and reads, and its roots with the stored nodes that it computes anyway;
+    /// none if something that it reads would have to wait for it.
+    fn explore(&self, frame: &Frame, mut roots: Vec<(NodeId, Axes)>) -> Option<(Found, Vec<(NodeId, Axes)>)> {
+        let mut refused: FxHashSet<NodeId> = FxHashSet::default();
+        loop {
+            let found = self.walk(frame, &roots, &refused);
+            let waits = |root: NodeId| found.reads.iter().any(|r| *r == root || self.depends_on(*r, root));
+            if roots.iter().any(|(r, _)| waits(*r)) {
+                return None;
+            }
+            let late: Vec<NodeId> = found.absorbed.iter().map(|a| a.0).filter(|r| waits(*r)).collect();
+            if late.is_empty() {
+                for absorbed in &found.absorbed {
+                    if !roots.contains(absorbed) {
+                        roots.push(absorbed.clone());
+                    }
+                }
+                return Some((found, roots));
+            }
+            refused.extend(late);
+        }
+    }
+
+    fn walk(&self, frame: &Frame, roots: &[(NodeId, Axes)], refused: &FxHashSet<NodeId>) -> Found {
+        let mut found = Found::default();
+        // Nodes above a reduction's result are at the level of rows or columns; a nested one must not be in a column.
+        let mut stack: Vec<(NodeId, Axes, bool)> = roots.iter().map(|(r, a)| (*r, a.clone(), false)).collect();
+        let mut seen: FxHashSet<(NodeId, Axes)> = FxHashSet::default();
+        // A kernel without outer axes can still be cut into rows, unless it folds all of its elements.
+        let folds = roots.iter().any(|(_, axes)| axes.len() != frame.domain.len());
+        while let Some((id, axes, inside)) = stack.pop() {
+            if !seen.insert((id, axes.clone())) {
+                continue;
+            }
+            let node = self.graph.node(id);
+            let is_root = roots.iter().any(|(r, a)| *r == id && *a == axes);
+            if !is_root && self.stored.contains_key(&id) {
+                let computes = self.joins > 0
+                    && !refused.contains(&id)
+                    && !inside
+                    && self.axes_in(frame, id).as_ref() == Some(&axes)
+                    && !matches!(node.kind, NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_));
+                if !computes {
+                    match node.kind {
+                        NodeKind::Input(_) => {
+                            found.inputs.insert(id);
+                        }
+                        NodeKind::Const(_) | NodeKind::Size(_) => {}
+                        _ => found.reads.push(id),
+                    }
+                    continue;
+                }
+                found.absorbed.push((id, axes.clone()));
+            }
+            match &node.kind {
+                NodeKind::Input(_) => {
+                    found.inputs.insert(id);
+                }
+                NodeKind::Const(_) | NodeKind::Size(_) => {}
+                NodeKind::Transpose(x, _) | NodeKind::Index(x, _) => {
+                    if is_trivial_view(&node.kind) {
+                        stack.push((*x, through_trivial_view(&node.kind, &axes), inside));
+                        continue;
+                    }
+                    let base = base_of_views(self.graph, *x);
+                    match self.graph.node(base).kind {
+                        NodeKind::Input(_) => {
+                            found.inputs.insert(base);
+                        }
+                        NodeKind::Const(_) => {}
+                        _ => found.reads.push(base),
+                    }
+                }
+                NodeKind::Apply(..) | NodeKind::Cast(_) => {
+                    if !is_root && self.is_better_hoisted(frame, folds, id, &axes) {
+                        found.must_store.push((id, "of lower rank: computed once, not for each element".into()));
+                        continue;
+                    }
+                    found.inline.insert(id);
+                    for operand in node.operands() {
+                        stack.push((operand, of_operand(&axes, self.graph.rank(operand)), inside));
+                    }
+                }
+                NodeKind::Reduce(reducer, x, reduced) => match self.operand_axes(frame, &axes, *x, reduced) {
+                    Some(operand) if !(inside && frame.nest == Nest::Columns) => {
+                        found.reductions.push((id, operand.clone()));
+                        stack.push((*x, operand, true));
+                    }
+                    _ => {
+                        let why = if axes.is_empty() || reduced.len() == self.graph.rank(*x) {
+                            format!("the whole {} has to be known before the first element", reducer.name())
+                        } else {
+                            format!("this {} runs along other axes than its consumer", reducer.name())
+                        };
+                        found.must_store.push((id, why));
+                    }
+                },
+            }
+        }
+        found.reads.sort_unstable();
+        found.reads.dedup();
+        found.must_store.retain(|(id, _)| !self.stored.contains_key(id));
+        found
+    }
+
+    /// The axes of a reduction's operand if its result runs along `axes` and its loops are those of the frame.
+    fn operand_axes(&self, frame: &Frame, axes: &[u8], x: NodeId, reduced: &[u8]) -> Option<Axes> {
+        let (own, places) = self.reduction_frame(x, reduced);
+        let fits = own.nest == frame.nest
+            && own.outer == frame.outer
+            && own.reduced == frame.reduced
+            && self.all_same(&own.domain, &frame.domain);
+        let kept = (0..places.len() as u8).filter(|a| !reduced.contains(a)).map(|a| places[a as usize]);
+        (fits && kept.eq(axes.iter().copied())).then_some(places)
+    }
+
+    /// True if a value varies along the inner loop but not along some loop around it, and is worth a kernel of its own.
+    /// What does not vary along the inner loop at all moves out of it by itself.
+    fn is_better_hoisted(&self, frame: &Frame, folds: bool, id: NodeId, axes: &[u8]) -> bool {
+        if self.cost[id.index()] < HOIST_COST || frame.domain.is_empty() {
+            return false;
+        }
+        let shape = &self.graph.node(id).shape;
+        let varies: Vec<u8> =
+            axes.iter().zip(shape).filter(|(_, d)| !self.graph.dims.is_one(**d)).map(|(a, _)| *a).collect();
+        let last = frame.domain.len() as u8 - 1;
+        let reduced = frame.outer as u8..(frame.outer + frame.reduced) as u8;
+        let level = match frame.nest {
+            Nest::Rows if frame.outer > 0 || folds => frame.outer as u8,
+            Nest::Rows => last,
+            Nest::Columns => reduced.end,
+        };
+        let inner = varies.iter().any(|a| *a >= level);
+        // What a column kernel computes after the reduction does not vary along the reduced axes, and need not.
+        let under_reduction = varies.iter().any(|a| reduced.contains(a));
+        let everywhere = (0..=last)
+            .filter(|a| !self.graph.dims.is_one(frame.domain[*a as usize]))
+            .filter(|a| !reduced.contains(a) || under_reduction)
+            .all(|a| varies.contains(&a));
+        inner && !everywhere
+    }
+
+    fn inputs_below(&self, id: NodeId) -> FxHashSet<NodeId> {
+        let (frame, axes) = self.frame_for(id);
+        self.walk(&frame, &[(id, axes)], &FxHashSet::default()).inputs
+    }
+
+    /// True if `id` is computed from `on`, directly or not.
+    fn depends_on(&self, id: NodeId, on: NodeId) -> bool {
+        let mut stack = vec![id];
+        let mut seen: FxHashSet<NodeId> = FxHashSet::default();
+        while let Some(here) = stack.pop() {
+            for operand in self.graph.node(here).operands() {
+                if operand == on {
+                    return true;
+                }
+                if operand > on && seen.insert(operand) {
+                    stack.push(operand);
+                }
+            }
+        }
+        false
+    }
+}
+
+/// The node below a chain of views.
+pub(crate) fn base_of_views(graph: &Graph, mut id: NodeId) -> NodeId {
+    while let NodeKind::Transpose(x, _) | NodeKind::Index(x, _) = graph.node(id).kind {
+        id = x;
+    }
+    id
+}
