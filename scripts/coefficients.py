@@ -5,20 +5,21 @@
 
 Each table is found by the Remez exchange in 200-bit arithmetic (mpmath) and rounded to binary64. A row below is the
 name, what the polynomial approximates, its interval, the weight that turns its error into a relative error of the
-function, and the number of coefficients. Errors are printed in the doc comments, before the rounding of the
-coefficients.
+function, and the number of coefficients. Errors are printed in the doc comments, with the rounding of the coefficients.
 """
 
 import sys
 
 from mpmath import asin, atan, atanh, cos, erf, erfc, exp, fabs, log, lu_solve, matrix, mp, mpf, pi, sin, sqrt
 
-mp.prec = 200
+mp.prec = 300
 TINY = mpf(10) ** -18
 
 
-def remez(f, weight, a, b, n, rounds=30):
-    """The polynomial of n coefficients, lowest first, that minimises max |weight * (f - p)| on [a, b]."""
+def remez(f, weight, a, b, n, exact, rounds=30):
+    """The polynomial of n coefficients, lowest first, that minimises max |weight * (f - p)| on [a, b].
+
+    The first coefficient is rounded unless it is to be exact: the sum of two binary64 numbers."""
     a, b = mpf(a), mpf(b)
     nodes = [(a + b) / 2 - (b - a) / 2 * mp.cos(pi * i / n) for i in range(n + 1)]
     grid = [a + (b - a) * (1 - mp.cos(pi * i / (24 * n))) / 2 for i in range(24 * n + 1)]
@@ -49,7 +50,31 @@ def remez(f, weight, a, b, n, rounds=30):
         least = min(fabs(e) for _, e in peaks)
         if worst - least < worst / 1000:
             break
-    return p, worst
+    return rounded(p, samples, exact)
+
+
+def rounded(p, samples, exact):
+    """p with binary64 coefficients. Each is rounded in turn, and the later ones are fitted anew to make up for it."""
+    n = len(p)
+    p = list(p)
+    for k in range(n):
+        if k > 0 or not exact:
+            p[k] = mpf(float(p[k]))
+        free = n - k - 1
+        if free == 0:
+            break
+        normal, right = matrix(free, free), matrix(free, 1)
+        for x, y, w in samples:
+            row = [w * x**j for j in range(k + 1, n)]
+            rest = w * (y - mp.polyval(p[k::-1], x))
+            for i in range(free):
+                right[i] += row[i] * rest
+                for j in range(free):
+                    normal[i, j] += row[i] * row[j]
+        solution = lu_solve(normal, right)
+        for j in range(free):
+            p[k + 1 + j] = solution[j]
+    return p, max(fabs(w * (y - mp.polyval(p[::-1], x))) for x, y, w in samples)
 
 
 def double(x):
@@ -61,12 +86,15 @@ def main():
     out = ["//! Minimax polynomials, lowest coefficient first. Written by `scripts/coefficients.py`; do not edit.",
            "//!", "//! Names ending in `_SINGLE` are for results in `f32`, computed in `f64`.", ""]
     for name, what, f, weight, a, b, n in TABLES:
-        p, error = remez(f, weight, a, b, n)
+        p, error = remez(f, weight, a, b, n, name in SPLIT)
         print(f"{name}: 2^{float(mp.log(error, 2)):.1f}", file=sys.stderr)
         out.append(f"/// {what}; relative error of the function 2^{float(mp.log(error, 2)):.1f}.")
         out.append(f"pub const {name}: [f64; {n}] = [")
         out += [f"    {double(c)}," for c in p]
         out.append("];")
+        if name in SPLIT:
+            out.append(f"/// The exact first coefficient of `{name}`, less that in the table.")
+            out.append(f"pub const {name}_LOW: f64 = {double(p[0] - mpf(float(p[0])))};")
         out.append("")
     print("\n".join(out).rstrip())
 
@@ -149,6 +177,7 @@ S2 = ((sqrt(mpf(2)) - 1) / (sqrt(mpf(2)) + 1)) ** 2 * mpf("1.0005")
 TABLES = [
     ("EXP", "`(e^r - 1 - r) / r^2` for `|r| <= ln 2 / 2`", EXP, EXP_WEIGHT, -H, H, 10),
     ("EXP_SINGLE", "`(e^r - 1 - r) / r^2` for `|r| <= ln 2 / 2`", EXP, EXP_WEIGHT, -H, H, 6),
+    ("EXP_MINUS_ONE", "as `EXP`; the error is relative to `e^r - 1`", EXP, EXP_WEIGHT, -H, H, 11),
     ("LOG", "`(2 atanh(s)/s - 2) / z` with `z = s^2`, for `s = (m-1)/(m+1)` and `m` within a factor sqrt 2 of 1",
      log_series, lambda z: z / 2 + mpf(10) ** -22, 0, S2, 7),
     ("LOG_SINGLE", "as `LOG`", log_series, lambda z: z / 2 + mpf(10) ** -22, 0, S2, 4),
@@ -178,9 +207,12 @@ TABLES = [
      scaled_normal_tail, inverse(scaled_normal_tail), -1, mpf(34) / 44, 24),
     ("NORMAL_TAIL_SINGLE", "as `NORMAL_TAIL`, for `x <= 15`", scaled_normal_tail, inverse(scaled_normal_tail), -1,
      mpf(10) / 20, 13),
-    ("INVERSE_CUBE_ROOT", "`m^(-1/3)` for `m` within a factor `sqrt 8` of 1", lambda m: m ** (mpf(-1) / 3),
-     lambda m: m ** (mpf(1) / 3), 1 / sqrt(mpf(8)) * mpf("0.9995"), sqrt(mpf(8)) * mpf("1.0005"), 6),
+    ("INVERSE_CUBE_ROOT", "`m^(-1/3)` for `1/2 <= m <= 4`", lambda m: m ** (mpf(-1) / 3),
+     lambda m: m ** (mpf(1) / 3), mpf("0.4999"), mpf("4.0001"), 6),
 ]
+
+# Tables whose first coefficient is split into two numbers.
+SPLIT = {"ERFC", "NORMAL_TAIL"}
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,8 @@
 //! (1 + 2x) exp(x^2) erfc x", Math. Comp. 36, 1981). `x^2` is exact as a pair.
 
 use super::coefficients::{
-    ERF, ERF_SINGLE, ERF_TAIL, ERF_TAIL_SINGLE, ERFC, ERFC_SINGLE, NORMAL_TAIL, NORMAL_TAIL_SINGLE,
+    ERF, ERF_SINGLE, ERF_TAIL, ERF_TAIL_SINGLE, ERFC, ERFC_LOW, ERFC_SINGLE, NORMAL_TAIL, NORMAL_TAIL_LOW,
+    NORMAL_TAIL_SINGLE,
 };
 use super::exp::Exponential;
 use super::real::{Goal, Pair, Real, fast_two_sum, in_f64, quotient, two_product, two_sum};
@@ -22,16 +23,13 @@ struct Tail<'s> {
 }
 
 impl<'s> Tail<'s> {
-    fn of(x: Real<'s>, center: f64, slope: f64, half: bool, coefficients: &[f64], goal: Goal) -> Tail<'s> {
+    fn of(x: Real<'s>, center: f64, slope: f64, minus: f64, coefficients: &[f64], constant_low: f64) -> Tail<'s> {
         let t = (x - center) / (x + center);
         let square = two_product(x, x);
-        let minus = if half { -0.5 } else { -1.0 };
-        let power = match goal {
-            Goal::Double => Exponential::of_sum(square.high * minus, Some(square.low * minus), goal),
-            Goal::Single => Exponential::of(square.high * minus, goal),
-        };
+        let power = Exponential::of_sum(square.high * minus, square.low * minus);
         let (constant, rest) = coefficients.split_first().expect("a polynomial has coefficients");
         let p = fast_two_sum(x.constant(*constant), t.polynomial(rest) * t);
+        let p = Pair { high: p.high, low: p.low + constant_low };
         let d = two_sum(x * slope, x.constant(1.0));
         let q = quotient(p, d);
         let m = power.significand();
@@ -66,7 +64,7 @@ pub fn erf(b: &mut Builder, args: &[Value]) -> Value {
         let bounded = ax.clamp(1.0, 6.0);
         let t = (bounded - 3.0) / (bounded + 3.0);
         let f = t.polynomial(goal.pick(&ERF_TAIL, &ERF_TAIL_SINGLE));
-        let e = Exponential::of(-(bounded * bounded), Goal::Single).normal(Goal::Single);
+        let e = Exponential::of(-(bounded * bounded), goal).normal(goal);
         let far = 1.0 - f * e;
         let y = ax.lt(1.5).select(near, far);
         ax.is_nan().select(x, y.with_sign(x))
@@ -80,7 +78,7 @@ pub fn erfc(b: &mut Builder, args: &[Value]) -> Value {
         let negative = x.lt(0.0);
         let y = match goal {
             Goal::Double => {
-                let tail = Tail::of(ax.clamp(0.0, 28.0), 4.0, 2.0, false, &ERFC, goal);
+                let tail = Tail::of(ax.clamp(0.0, 28.0), 4.0, 2.0, -1.0, &ERFC, ERFC_LOW);
                 let m = tail.significand;
                 let [s, t] = tail.power.scales();
                 let (high, low) = (m.high * s * t, m.low * s * t);
@@ -102,9 +100,9 @@ pub fn gelu(b: &mut Builder, args: &[Value]) -> Value {
     in_f64(b, args, |[x], goal| {
         let ax = x.abs();
         let negative = x.lt(0.0);
-        match goal {
+        let y = match goal {
             Goal::Double => {
-                let tail = Tail::of(ax.clamp(0.0, 39.0), 5.0, 1.0, true, &NORMAL_TAIL, goal);
+                let tail = Tail::of(ax.clamp(0.0, 39.0), 5.0, 1.0, -0.5, &NORMAL_TAIL, NORMAL_TAIL_LOW);
                 let m = tail.significand;
                 let [s, t] = tail.power.scales();
                 let below = two_product(x.max(-39.0), m.high);
@@ -122,6 +120,8 @@ pub fn gelu(b: &mut Builder, args: &[Value]) -> Value {
                 let y = negative.select(bounded * tail, x * (1.0 - tail));
                 ax.is_nan().select(x, y)
             }
-        }
+        };
+        // -0.0 for -0.0, and where the result underflows.
+        y.with_sign(x)
     })
 }

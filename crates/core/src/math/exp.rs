@@ -5,7 +5,7 @@
 //! and `1 + r` is summed exactly, so that little but the final rounding is lost. `2^k` is applied by adding `k` to the
 //! exponent field: in one step where that cannot leave the normal range, in two where it can.
 
-use super::coefficients::{EXP, EXP_SINGLE};
+use super::coefficients::{EXP, EXP_MINUS_ONE, EXP_SINGLE};
 use super::real::{Bits, Goal, Pair, Real, fast_two_sum, in_f64, quotient, two_sum};
 use crate::kernel::{Builder, Value};
 use std::f64::consts::{LN_2, LOG2_E};
@@ -27,30 +27,39 @@ pub(super) struct Exponential<'s> {
 impl<'s> Exponential<'s> {
     /// `e^x` for `|x| < 2^40`; for [`Goal::Single`] `|x| < 2^10`.
     pub(super) fn of(x: Real<'s>, goal: Goal) -> Exponential<'s> {
-        Exponential::of_sum(x, None, goal)
+        Exponential::reduced(x, None, goal, &EXP)
+    }
+
+    /// As [`Exponential::of`], for [`Exponential::minus_one`].
+    fn of_minus_one(x: Real<'s>, goal: Goal) -> Exponential<'s> {
+        Exponential::reduced(x, None, goal, &EXP_MINUS_ONE)
     }
 
     /// `e^(x + low)` with `|low|` small beside 1.
-    ///
+    pub(super) fn of_sum(x: Real<'s>, low: Real<'s>) -> Exponential<'s> {
+        Exponential::reduced(x, Some(low), Goal::Double, &EXP)
+    }
+
     /// `x - k ln 2` is exact with `ln 2` in 53 bits: it is a multiple of 2^-54 below 1.
-    pub(super) fn of_sum(x: Real<'s>, low: Option<Real<'s>>, goal: Goal) -> Exponential<'s> {
+    fn reduced(x: Real<'s>, low: Option<Real<'s>>, goal: Goal, coefficients: &[f64]) -> Exponential<'s> {
         let shifted = x.fma(LOG2_E, ROUNDER);
         let k = shifted - ROUNDER;
         let head = k.fma(-LN_2, x);
-        let (r, r_low) = match goal {
-            Goal::Double => {
-                let r = k.fma(-LN_2_LOW, head);
-                let r_low = k.fma(-LN_2_LOW, head - r);
-                (r, Some(low.map_or(r_low, |low| r_low + low)))
-            }
-            Goal::Single => (head, low),
+        if goal == Goal::Single {
+            return Exponential::of_reduced(shifted.bits(), head, None, &EXP_SINGLE);
+        }
+        let r = k.fma(-LN_2_LOW, head);
+        let r_low = k.fma(-LN_2_LOW, head - r);
+        let sum = match low {
+            Some(low) => fast_two_sum(r, r_low + low),
+            None => Pair { high: r, low: r_low },
         };
-        Exponential::of_reduced(shifted.bits(), r, r_low, goal)
+        Exponential::of_reduced(shifted.bits(), sum.high, Some(sum.low), coefficients)
     }
 
     /// `2^k e^(r + low)` for `|r| <= ln(2)/2`.
-    fn of_reduced(exponent: Bits<'s>, r: Real<'s>, low: Option<Real<'s>>, goal: Goal) -> Exponential<'s> {
-        let q = r.polynomial(goal.pick(&EXP, &EXP_SINGLE));
+    fn of_reduced(exponent: Bits<'s>, r: Real<'s>, low: Option<Real<'s>>, coefficients: &[f64]) -> Exponential<'s> {
+        let q = r.polynomial(coefficients);
         let square = r * r;
         let tail = match low {
             Some(low) => q.fma(square, low.fma(r, low)),
@@ -69,7 +78,7 @@ impl<'s> Exponential<'s> {
             Goal::Double => Some(fraction.fma(LN_2_LOW, fraction.fma(LN_2, -r))),
             Goal::Single => None,
         };
-        Exponential::of_reduced(shifted.bits(), r, r_low, goal)
+        Exponential::of_reduced(shifted.bits(), r, r_low, goal.pick(&EXP, &EXP_SINGLE))
     }
 
     /// `1 + r + tail`, normalised.
@@ -87,7 +96,12 @@ impl<'s> Exponential<'s> {
             }
             Goal::Single => 1.0 + (self.r + self.tail),
         };
-        (y.bits() + self.exponent.shl(52)).real()
+        y * self.power()
+    }
+
+    /// `2^k`, in the normal range.
+    fn power(&self) -> Real<'s> {
+        (self.exponent.shl(52) + ONE).real()
     }
 
     /// Two powers of two, both normal, whose product is `2^k`; `|k| < 2000`.
@@ -102,18 +116,24 @@ impl<'s> Exponential<'s> {
         self.scale(sum + (self.r - (sum - 1.0) + self.tail))
     }
 
-    /// `y 2^k` for `y` near 1.
-    pub(super) fn scale(&self, y: Real<'s>) -> Real<'s> {
-        let half = self.exponent.shr(1);
-        let rest = ((self.exponent - half).shl(52) + ONE).real();
-        (y.bits() + half.shl(52)).real() * rest
+    /// `e^x - 1` for an `f32`.
+    fn minus_one_single(&self) -> Real<'s> {
+        let scale = self.power();
+        scale.fma(self.r + self.tail, scale - 1.0)
     }
 
-    /// `(e^x - 1) / 2`, normalised; the half keeps `2^1024` in range.
-    pub(super) fn half_minus_half(&self) -> Pair<'s> {
-        let scale = (self.exponent.shl(52) + 0x3fe0_0000_0000_0000).real();
-        let head = scale - 0.5;
-        let lost = (scale - head) - 0.5;
+    /// `y 2^k` for `y` near 1.
+    pub(super) fn scale(&self, y: Real<'s>) -> Real<'s> {
+        let [s, t] = self.scales();
+        y * s * t
+    }
+
+    /// `2^-shift (e^x - 1)`, normalised; the shift keeps the power of two in range.
+    pub(super) fn minus_one(&self, shift: u32) -> Pair<'s> {
+        let one = 0.5_f64.powi(shift as i32);
+        let scale = (self.exponent.shl(52) + one.to_bits()).real();
+        let head = scale - one;
+        let lost = (scale - head) - one;
         let sum = fast_two_sum(head, scale * self.r);
         fast_two_sum(sum.high, scale.fma(self.tail, sum.low + lost))
     }
@@ -141,13 +161,12 @@ pub fn exp2(b: &mut Builder, args: &[Value]) -> Value {
 pub fn expm1(b: &mut Builder, args: &[Value]) -> Value {
     in_f64(b, args, |[x], goal| match goal {
         Goal::Double => {
-            let half = Exponential::of(x.clamp(-50.0, 710.0), goal).half_minus_half();
+            let half = Exponential::of_minus_one(x.clamp(-50.0, 709.8), goal).minus_one(1);
             x.abs().lt(1e-17).select(x, half.high + half.high)
         }
         Goal::Single => {
             let e = Exponential::of(x.clamp(-50.0, 130.0), goal);
-            let scale = (e.exponent.shl(52) + ONE).real();
-            scale.fma(e.r + e.tail, scale - 1.0).with_sign(x)
+            e.minus_one_single().with_sign(x)
         }
     })
 }
@@ -183,17 +202,16 @@ pub fn tanh(b: &mut Builder, args: &[Value]) -> Value {
     in_f64(b, args, |[x], goal| {
         let ax = x.abs();
         let doubled = (ax + ax).clamp(0.0, 45.0);
-        let e = Exponential::of(doubled, goal);
+        let e = Exponential::of_minus_one(doubled, goal);
         let y = match goal {
             Goal::Double => {
-                let h = e.half_minus_half();
+                let h = e.minus_one(1);
                 let d = two_sum(h.high, x.constant(1.0));
                 let y = quotient(h, Pair { high: d.high, low: d.low + h.low }).round();
                 ax.lt(1e-9).select(ax, y)
             }
             Goal::Single => {
-                let scale = (e.exponent.shl(52) + ONE).real();
-                let minus_one = scale.fma(e.r + e.tail, scale - 1.0);
+                let minus_one = e.minus_one_single();
                 minus_one / (minus_one + 2.0)
             }
         };
@@ -203,53 +221,50 @@ pub fn tanh(b: &mut Builder, args: &[Value]) -> Value {
 
 /// `sinh(x)`. Error at most 0.70 ULP in `f64`, 0.51 in `f32`.
 ///
-/// `h + h / (1 + 2h)` with `h = (e^|x| - 1) / 2`: no cancellation for small `x`, no overflow before the result's.
+/// `2 (h + h / (1 + 4h))` with `h = (e^|x| - 1) / 4`: no cancellation for small `x`, no overflow before the result's.
 pub fn sinh(b: &mut Builder, args: &[Value]) -> Value {
     in_f64(b, args, |[x], goal| {
         let ax = x.abs();
         let y = match goal {
             Goal::Double => {
-                let h = Exponential::of(ax.clamp(0.0, 711.0), goal).half_minus_half();
-                // Beyond 2^60 the quotient is 1/2 for any `h`; its parts must only stay finite.
-                let bounded = h.high.min(1e18);
-                let low = h.high.lt(1e18).select(h.low, 0.0);
-                let d = two_sum(bounded + bounded, x.constant(1.0));
-                let q = quotient(Pair { high: bounded, low }, Pair { high: d.high, low: d.low + (low + low) });
+                let h = Exponential::of_minus_one(ax.clamp(0.0, 710.6), goal).minus_one(2);
+                // Beyond 2^60 the quotient is 1/4 for any `h`; its parts must only stay finite.
+                let near = h.high.lt(1e18);
+                let (high, low) = (near.select(h.high, 1e18), near.select(h.low, 0.0));
+                let d = two_sum(high * 4.0, x.constant(1.0));
+                let q = quotient(Pair { high, low }, Pair { high: d.high, low: low.fma(4.0, d.low) });
                 let y = fast_two_sum(h.high, q.high);
                 let y = y.high + (y.low + (h.low + q.low));
-                // With an infinite sum the low part is NaN.
-                let y = ax.lt(710.5).select(y, f64::INFINITY);
-                ax.lt(1e-9).select(ax, y)
+                ax.lt(1e-9).select(ax, y + y)
             }
             Goal::Single => {
                 let e = Exponential::of(ax.clamp(0.0, 150.0), goal);
-                let scale = (e.exponent.shl(52) + ONE).real();
-                let minus_one = scale.fma(e.r + e.tail, scale - 1.0);
+                let minus_one = e.minus_one_single();
                 0.5 * (minus_one + minus_one / (minus_one + 1.0))
             }
         };
-        ax.is_nan().select(x, y.with_sign(x))
+        y.with_sign(x)
     })
 }
 
 /// `cosh(x)`. Error at most 0.65 ULP in `f64`, 0.51 in `f32`.
 ///
-/// `h + 1 / (4h)` with `h = e^|x| / 2`.
+/// `2 (h + 1 / (16h))` with `h = e^|x| / 4`: no overflow before the result's.
 pub fn cosh(b: &mut Builder, args: &[Value]) -> Value {
     in_f64(b, args, |[x], goal| {
         let ax = x.abs();
         match goal {
             Goal::Double => {
-                let e = Exponential::of(ax.clamp(0.0, 711.0), goal);
+                let e = Exponential::of(ax.clamp(0.0, 710.6), goal);
                 let m = e.significand();
-                let half = (e.exponent.shl(52) + 0x3fe0_0000_0000_0000).real();
-                let (high, low) = (m.high * half, m.low * half);
-                let q = 0.25 / high;
-                let q_low = -q.fma(low, q.fma(high, -0.25)) * (4.0 * q);
+                let quarter = (e.exponent.shl(52) + 0.25_f64.to_bits()).real();
+                let (high, low) = (m.high * quarter, m.low * quarter);
+                let q = 0.0625 / high;
+                // Beyond 2^60 the quotient does not matter, and neither does its error.
+                let q_low = q.fma(low, q.fma(high, -0.0625)) * (-16.0 * q);
                 let sum = fast_two_sum(high, q);
                 let y = sum.high + (sum.low + (low + q_low));
-                let y = ax.lt(710.5).select(y, f64::INFINITY);
-                ax.is_nan().select(x, y)
+                y + y
             }
             Goal::Single => {
                 let e = Exponential::of(ax.clamp(0.0, 150.0), goal).normal(goal);

@@ -199,10 +199,11 @@ pub fn logaddexp(b: &mut Builder, args: &[Value]) -> Value {
         // The difference of equal infinities is NaN.
         let same = x.eq(y);
         let high = same.select(x.constant(0.0), difference.high);
-        let low = same.select(x.constant(0.0), difference.low);
+        let low = high.gt(-1e4).select(difference.low, 0.0);
+        let low = same.select(x.constant(0.0), low);
         let result = match goal {
             Goal::Double => {
-                let e = Exponential::of_sum(high.clamp(-746.0, 0.0), Some(low), goal);
+                let e = Exponential::of_sum(high.clamp(-746.0, 0.0), low);
                 let m = e.significand();
                 let [s, t] = e.scales();
                 let u = fast_two_sum(x.constant(1.0), m.high * s * t);

@@ -210,7 +210,7 @@ pub fn cbrt(b: &mut Builder, args: &[Value]) -> Value {
         };
         // A third of the exponent, rounded; the exponent is read as a float as in the logarithm.
         let exponent = (scaled.bits().shr(52) | 0x4330_0000_0000_0000).real() - (4_503_599_627_370_496.0 + 1023.0);
-        let shifted = (exponent + 0.5).fma(1.0 / 3.0, ROUNDER);
+        let shifted = exponent.fma(1.0 / 3.0, ROUNDER);
         let k: Bits<'_> = shifted.bits();
         let thrice = k.shl(1) + k;
         let m = (scaled.bits() - thrice.shl(52)).real();

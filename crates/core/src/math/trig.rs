@@ -148,19 +148,16 @@ pub fn arcsin(b: &mut Builder, args: &[Value]) -> Value {
         let excess = arcsine_excess(z, goal);
         let root = half.sqrt();
         let double = root + root;
-        let low = double.fma(
-            excess,
-            match goal {
-                Goal::Double => x.constant(-FRAC_PI_2_LOW),
-                Goal::Single => x.constant(0.0),
-            },
-        );
         let above = match goal {
             Goal::Double => {
+                // Twice the error of the root is its square's divided by it. That counts where the root is between 1/3
+                // and 1/2, and the line is near enough to its reciprocal there.
+                let error = (-root).fma(root, half) * root.fma(-5.6, 4.8);
+                let low = double.fma(excess, error - FRAC_PI_2_LOW);
                 let sum = fast_two_sum(x.constant(FRAC_PI_2), -double);
                 sum.high + (sum.low - low)
             }
-            Goal::Single => FRAC_PI_2 - (double + low),
+            Goal::Single => FRAC_PI_2 - double.fma(excess, double),
         };
         small.select(ax.fma(excess, ax), above).with_sign(x)
     })
