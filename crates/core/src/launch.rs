@@ -7,7 +7,7 @@
 //! Invariants: every layout has one stride for each dimension of its group; after [`Launch::canonicalize`] no group has
 //! a dimension of size 1 or two neighbours that could be one dimension for all operands.
 
-use crate::kernel::{Access, Kernel, Level, Role};
+use crate::kernel::{Access, Kernel, Level, Nest, Operand, Role};
 use smallvec::SmallVec;
 
 /// Sizes of one group of dimensions, outermost first.
@@ -56,7 +56,8 @@ impl Launch {
     }
 
     /// Drops dimensions of size 1 and merges neighbours that all operands step through evenly. For kernels without
-    /// reductions and without scratch, inner dimensions but the last become outer ones. No element changes its place.
+    /// reductions and without scratch, and for column kernels, inner dimensions but the last become outer ones. No element
+    /// changes its place.
     pub fn canonicalize(&mut self, kernel: &Kernel) {
         merge(&mut self.outer, &mut self.layouts, |l| &mut l.outer);
         merge(&mut self.reduced, &mut self.layouts, |l| &mut l.reduced);
@@ -64,39 +65,44 @@ impl Launch {
         if self.is_map(kernel) && self.inner.len() > 1 {
             while self.inner.len() > 1 {
                 self.outer.push(self.inner.remove(0));
-                for layout in &mut self.layouts {
+                for (layout, operand) in self.layouts.iter_mut().zip(&kernel.operands) {
                     let stride = layout.inner.remove(0);
-                    layout.outer.push(stride);
+                    layout.outer.push(if operand.level == Level::Row { 0 } else { stride });
                 }
             }
             merge(&mut self.outer, &mut self.layouts, |l| &mut l.outer);
         }
     }
 
-    /// True if no row does more than its elements do: inner dimensions may become outer ones.
+    /// True if inner dimensions may become outer ones: if no row does more than its elements do. Columns are always
+    /// independent of each other.
     fn is_map(&self, kernel: &Kernel) -> bool {
-        kernel.reductions.is_empty()
-            && kernel.scratch.is_empty()
-            && kernel.operands.iter().all(|o| o.level == Level::Inner || o.role == Role::In)
+        kernel.nest == Nest::Columns
+            || (kernel.reductions.is_empty()
+                && kernel.scratch.is_empty()
+                && kernel.operands.iter().all(|o| o.level == Level::Inner || o.role == Role::In))
     }
 
     /// The access of each operand along the inner loop. With several inner dimensions an inner-level input that does
     /// not step evenly has to be packed first, and counts as `Unit`.
     pub fn access(&self, kernel: &Kernel) -> impl Iterator<Item = Access> {
-        kernel.operands.iter().zip(&self.layouts).map(|(operand, layout)| {
-            if operand.level == Level::Row {
-                return Access::Unit;
-            }
-            match layout.inner.as_slice() {
-                [] if operand.role == Role::In => Access::Broadcast,
-                [] => Access::Unit,
-                [stride] if *stride == operand.dtype.size() as isize => Access::Unit,
-                [0] if operand.role == Role::In => Access::Broadcast,
-                [_] => Access::Strided,
-                _ if layout.inner.iter().all(|s| *s == 0) => Access::Broadcast,
-                _ => Access::Unit,
-            }
-        })
+        kernel.operands.iter().zip(&self.layouts).map(|(operand, layout)| access(operand, layout))
+    }
+}
+
+/// The access of one operand; see [`Launch::access`].
+pub fn access(operand: &Operand, layout: &Layout) -> Access {
+    if operand.level == Level::Row {
+        return Access::Unit;
+    }
+    match layout.inner.as_slice() {
+        [] if operand.role == Role::In => Access::Broadcast,
+        [] => Access::Unit,
+        [stride] if *stride == operand.dtype.size() as isize => Access::Unit,
+        [0] if operand.role == Role::In => Access::Broadcast,
+        [_] => Access::Strided,
+        _ if operand.role == Role::In && layout.inner.iter().all(|s| *s == 0) => Access::Broadcast,
+        _ => Access::Unit,
     }
 }
 

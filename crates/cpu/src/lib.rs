@@ -1,1 +1,224 @@
-//! Placeholder.
+//! The CPU back end: a [`numfuse_core::kernel::Kernel`] becomes machine code by way of Cranelift, which runs on all
+//! cores. The results have the bits of [`numfuse_core::interp::run`], whatever the host, the vector width and the
+//! number of threads.
+//!
+//! In reading order: `clif` (kernel to Cranelift IR), [`jit`](MemoryStats) (code memory), [`launch`](Compiled::run)
+//! (threads and buffers).
+//!
+//! ```
+//! use numfuse_core::dtype::DType;
+//! use numfuse_core::kernel::{Builder, Level, Nest, Role, StageKind};
+//! use numfuse_cpu::{Compiler, Options};
+//!
+//! let mut b = Builder::kernel(Nest::Rows);
+//! let (a, out) = (b.operand(DType::F64, Role::In, Level::Inner), b.operand(DType::F64, Role::Out, Level::Inner));
+//! b.stage(StageKind::Loop);
+//! let x = b.load(a);
+//! let y = b.mul(x, x);
+//! b.store(out, y);
+//! let compiled = Compiler::new(Options::default())?.compile(&b.finish())?;
+//! assert!(compiled.code_bytes() > 0);
+//! # Ok::<(), numfuse_cpu::Error>(())
+//! ```
+#![deny(unsafe_code)]
+
+mod clif;
+#[allow(unsafe_code, reason = "code memory is mapped, written and unmapped here")]
+mod jit;
+#[allow(unsafe_code, reason = "compiled code is called and memory is allocated here")]
+mod launch;
+
+pub use jit::MemoryStats;
+pub use launch::{AlignedBuffer, BufferPool, RunOptions};
+
+use clif::{Analysis, Target};
+use cranelift_codegen::Context;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_frontend::FunctionBuilderContext;
+use numfuse_core::kernel::{self, Kernel};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// Why a kernel could not be compiled or run.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no code generator for this host. The interpreter still works.
+    #[error("no native code on this host: {0}")]
+    Host(String),
+    /// The system does not let this process execute memory. The interpreter still works.
+    #[error("executable memory is refused: {0}")]
+    CodeMemory(String),
+    /// The system has no memory left.
+    #[error("out of memory: {bytes} bytes")]
+    OutOfMemory {
+        /// The bytes asked for.
+        bytes: usize,
+    },
+    /// The cancel flag was set while the kernel ran.
+    #[error("cancelled")]
+    Cancelled,
+    /// A bug in numfuse: the kernel does not verify, or the launch does not fit it.
+    #[error("internal error in the CPU back end: {0}")]
+    Internal(String),
+}
+
+/// How kernels are compiled.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Options {
+    /// Use 128-bit vectors; otherwise one element at a time (the same bits, slower).
+    pub vectorize: bool,
+    /// Use all that this host has, beyond the baseline of its architecture (on x86-64: SSE4.2, if the host has it).
+    pub host_features: bool,
+    /// Let Cranelift verify the IR that it is given.
+    pub verifier: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { vectorize: true, host_features: true, verifier: cfg!(debug_assertions) }
+    }
+}
+
+/// Compiles kernels for this host. Cheap to clone.
+#[derive(Clone)]
+pub struct Compiler {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    isa: OwnedTargetIsa,
+    /// For long bodies: compiles in half the time, to code that is somewhat slower.
+    quick: OwnedTargetIsa,
+    target: Target,
+}
+
+/// A kernel with more instructions than this is compiled by the single-pass register allocator.
+const QUICK_INSTS: usize = 1500;
+
+thread_local! {
+    static CONTEXTS: RefCell<(Context, FunctionBuilderContext)> =
+        RefCell::new((Context::new(), FunctionBuilderContext::new()));
+}
+
+impl Compiler {
+    /// A compiler for this host.
+    pub fn new(options: Options) -> Result<Compiler, Error> {
+        let isa = isa(options, "backtracking")?;
+        let quick = isa_quick(options)?;
+        let target = Target::new(&*isa, options.vectorize);
+        Ok(Compiler { shared: Arc::new(Shared { isa, quick, target }) })
+    }
+
+    /// Compiles a kernel. Its operands' accesses must be those of the launches it will run.
+    pub fn compile(&self, kernel: &Kernel) -> Result<Compiled, Error> {
+        let analysis = Analysis::new(kernel);
+        let block = self.generate(kernel, &analysis, false, |code, _| jit::CodeBlock::publish(code))?;
+        Ok(Compiled::new(kernel, analysis, block))
+    }
+
+    /// The Cranelift IR of a kernel, as text.
+    pub fn clif(&self, kernel: &Kernel) -> Result<String, Error> {
+        check(kernel)?;
+        let mut func = cranelift_codegen::ir::Function::new();
+        let mut context = FunctionBuilderContext::new();
+        let analysis = Analysis::new(kernel);
+        let isa = self.isa_for(kernel);
+        clif::build(kernel, &analysis, self.shared.target, &mut func, &mut context, &**isa)?;
+        Ok(func.display().to_string())
+    }
+
+    /// The machine code of a kernel, as text.
+    pub fn disassemble(&self, kernel: &Kernel) -> Result<String, Error> {
+        let analysis = Analysis::new(kernel);
+        self.generate(kernel, &analysis, true, |_, text| Ok(text.to_owned()))
+    }
+
+    /// The code memory of this process.
+    pub fn code_memory(&self) -> MemoryStats {
+        jit::stats()
+    }
+
+    fn isa_for(&self, kernel: &Kernel) -> &OwnedTargetIsa {
+        if kernel.insts.len() > QUICK_INSTS { &self.shared.quick } else { &self.shared.isa }
+    }
+
+    fn generate<T>(
+        &self,
+        kernel: &Kernel,
+        analysis: &Analysis,
+        disassemble: bool,
+        take: impl FnOnce(&[u8], &str) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        check(kernel)?;
+        let isa = self.isa_for(kernel);
+        CONTEXTS.with(|contexts| {
+            // A panic inside Cranelift leaves the context in use; a fresh one then serves.
+            let mut fresh;
+            let mut kept;
+            let (context, builder) = match contexts.try_borrow_mut() {
+                Ok(borrowed) => {
+                    kept = borrowed;
+                    let (context, builder) = &mut *kept;
+                    (context, builder)
+                }
+                Err(_) => {
+                    fresh = (Context::new(), FunctionBuilderContext::new());
+                    (&mut fresh.0, &mut fresh.1)
+                }
+            };
+            context.clear();
+            context.set_disasm(disassemble);
+            clif::build(kernel, analysis, self.shared.target, &mut context.func, builder, &**isa).inspect_err(|_| {
+                *builder = FunctionBuilderContext::new();
+            })?;
+            let compiled = context
+                .compile(&**isa, &mut ControlPlane::default())
+                .map_err(|e| Error::Internal(format!("{:?}\n{}\n{kernel}", e.inner, e.func)))?;
+            if !compiled.buffer.relocs().is_empty() {
+                return Err(Error::Internal(format!("the code has relocations\n{kernel}")));
+            }
+            take(compiled.code_buffer(), compiled.vcode.as_deref().unwrap_or_default())
+        })
+    }
+}
+
+/// A kernel that does not verify may not be compiled: its code could reach any memory.
+fn check(kernel: &Kernel) -> Result<(), Error> {
+    kernel::verify(kernel).map_err(|reason| Error::Internal(format!("{reason}\n{kernel}")))
+}
+
+fn isa_quick(options: Options) -> Result<OwnedTargetIsa, Error> {
+    isa(options, "single_pass")
+}
+
+fn isa(options: Options, regalloc: &str) -> Result<OwnedTargetIsa, Error> {
+    let host = |reason: String| Error::Host(reason);
+    let mut flags = settings::builder();
+    // Bodies come numbered and folded, and the optimiser would only spread constants over the loop again.
+    for (name, value) in [
+        ("opt_level", "none"),
+        ("regalloc_algorithm", regalloc),
+        ("enable_verifier", if options.verifier { "true" } else { "false" }),
+        ("is_pic", "false"),
+        ("unwind_info", "false"),
+        // Frames of long bodies may be larger than a guard page.
+        ("enable_probestack", "true"),
+        ("probestack_strategy", "inline"),
+    ] {
+        flags.set(name, value).map_err(|e| host(e.to_string()))?;
+    }
+    let mut builder =
+        cranelift_native::builder_with_options(options.host_features).map_err(|e| host(e.to_owned()))?;
+    #[cfg(target_arch = "x86_64")]
+    if !options.host_features && std::arch::is_x86_feature_detected!("sse4.2") {
+        for flag in ["has_sse3", "has_ssse3", "has_sse41", "has_sse42"] {
+            builder.enable(flag).map_err(|e| host(e.to_string()))?;
+        }
+    }
+    builder.finish(settings::Flags::new(flags)).map_err(|e| host(e.to_string()))
+}
+
+pub use launch::Compiled;

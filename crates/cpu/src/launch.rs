@@ -1,0 +1,584 @@
+//! Running compiled kernels: the outer loops, threads, packing, and the memory that a run needs besides its operands.
+//!
+//! A row kernel runs in one of two ways. *Whole rows*: the compiled function runs all stages of a range of rows (and,
+//! if the kernel is splittable, of a range of inner elements); threads share out the rows. *Staged*: one row at a time,
+//! one loop at a time, each loop cut at leaf boundaries into pieces that threads share out; for few long rows, and for
+//! inner dimensions that do not merge, whose operands are packed piece by piece. Column kernels are in `columns.rs`.
+//!
+//! Invariants: results do not depend on how work is cut. A small serial run allocates nothing. The floating point
+//! state of a thread is the default one (round to nearest, subnormals kept) while it runs compiled code, and the host's
+//! again afterwards. Compiled code is only called here.
+
+mod buffer;
+mod columns;
+mod pack;
+mod pool;
+
+pub use buffer::{AlignedBuffer, BufferPool};
+
+use crate::Error;
+use crate::clif::{Analysis, Call, OperandAt, STATE_WORD, operands_of};
+use crate::jit::CodeBlock;
+use numfuse_core::kernel::reduce;
+use numfuse_core::kernel::{Access, Inst, Kernel, Nest, Operand, Reduction, Role, StageKind};
+use numfuse_core::launch::Launch;
+use smallvec::SmallVec;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How a kernel is run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions<'a> {
+    /// At most so many threads take part, the caller included.
+    pub threads: usize,
+    /// Polled at least every few milliseconds; once it is true the run ends with [`Error::Cancelled`].
+    pub cancel: &'a AtomicBool,
+}
+
+/// A kernel as machine code. Its code memory is freed with it.
+#[derive(Debug)]
+pub struct Compiled {
+    code: CodeBlock,
+    nest: Nest,
+    operands: Vec<Operand>,
+    params: usize,
+    stages: Vec<StageInfo>,
+    reductions: Vec<Reduction>,
+    analysis: Analysis,
+    /// Estimated nanoseconds for an inner element.
+    cost: f64,
+}
+
+/// What the driver knows of a stage.
+#[derive(Debug)]
+struct StageInfo {
+    kind: StageKind,
+    /// Operands that it loads or stores.
+    operands: SmallVec<[u32; 4]>,
+}
+
+/// Work below this many nanoseconds is not shared out.
+const SHARE_FROM: f64 = 20_000.0;
+/// The nanoseconds of work that a chunk should be, at least and at most.
+const CHUNK: (f64, f64) = (10_000.0, 250_000.0);
+/// Elements of a leaf of rows.
+const LEAF: usize = reduce::leaf(Nest::Rows);
+
+/// Buffers that runs have used: partial results, scratch rows, packed operands.
+static BUFFERS: BufferPool = BufferPool::new(256 << 20);
+
+/// The places of all operands.
+type Places = SmallVec<[OperandAt; 8]>;
+
+/// A run: everything that stays the same for all of its threads.
+struct Run<'a> {
+    compiled: &'a Compiled,
+    launch: &'a Launch,
+    pointers: &'a [*mut u8],
+    params: &'a [u64],
+    options: &'a RunOptions<'a>,
+    inner: usize,
+}
+
+// SAFETY: the pointers are used as the contract of `Compiled::run` allows, from any thread; chunks write disjoint
+// elements (or the same bytes to the same place).
+unsafe impl Sync for Run<'_> {}
+
+impl Compiled {
+    pub(crate) fn new(kernel: &Kernel, analysis: Analysis, code: CodeBlock) -> Compiled {
+        let stages = kernel
+            .stages
+            .iter()
+            .map(|stage| {
+                let mut operands = SmallVec::new();
+                for v in stage.values() {
+                    if let Inst::Load(n) | Inst::Store(n, _) = kernel.inst(v)
+                        && !operands.contains(n)
+                    {
+                        operands.push(*n);
+                    }
+                }
+                StageInfo { kind: stage.kind, operands }
+            })
+            .collect();
+        let traffic: usize = kernel
+            .insts
+            .iter()
+            .filter(|data| !operands_of(&data.inst).is_empty() || matches!(data.inst, Inst::Load(_)))
+            .filter(|data| !matches!(data.inst, Inst::Prim(..)))
+            .map(|data| data.dtype.size())
+            .sum();
+        let cost = 0.1 + 0.15 * kernel.ops_per_element() as f64 + 0.05 * traffic as f64;
+        Compiled {
+            code,
+            nest: kernel.nest,
+            operands: kernel.operands.clone(),
+            params: kernel.params.len(),
+            stages,
+            reductions: kernel.reductions.clone(),
+            analysis,
+            cost,
+        }
+    }
+
+    /// Bytes of machine code.
+    pub fn code_bytes(&self) -> usize {
+        self.code.len()
+    }
+
+    /// Pretends that an inner element costs so many nanoseconds, so that tests share out small work too.
+    #[doc(hidden)]
+    pub fn assume_cost(&mut self, nanoseconds: f64) {
+        self.cost = nanoseconds;
+    }
+
+    /// Runs the kernel. `pointers[i]` is the element of operand `i` with all indices zero; `params` are the bits of
+    /// the parameters, as [`numfuse_core::literal::Literal::bits`] has them.
+    ///
+    /// # Safety
+    ///
+    /// For each index of the launch's domain the element of each operand, which the launch's layouts place relative to
+    /// its pointer, must be in memory that is valid for reads, and for writes if the operand is an output, until the
+    /// call returns. No output may overlap another operand, unless that is an input of the same layout and the same
+    /// pointer; nobody else may write to any of them, or read an output, during the call.
+    pub unsafe fn run(
+        &self,
+        launch: &Launch,
+        pointers: &[*mut u8],
+        params: &[u64],
+        options: &RunOptions<'_>,
+    ) -> Result<(), Error> {
+        self.check(launch, pointers, params)?;
+        if options.cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let (rows, inner) = (launch.rows(), launch.inner_len());
+        if rows == 0 {
+            return Ok(());
+        }
+        let run = Run { compiled: self, launch, pointers, params, options, inner };
+        match self.nest {
+            Nest::Columns => run.columns(),
+            Nest::Rows => run.rows(rows),
+        }
+    }
+
+    /// A launch that does not fit the kernel would make the code reach other memory than the caller vouches for.
+    fn check(&self, launch: &Launch, pointers: &[*mut u8], params: &[u64]) -> Result<(), Error> {
+        let fail = |what: &str| Err(Error::Internal(format!("the launch does not fit the kernel: {what}")));
+        if pointers.len() != self.operands.len() || launch.layouts.len() != self.operands.len() {
+            return fail("another number of operands");
+        }
+        if params.len() != self.params {
+            return fail("another number of parameters");
+        }
+        if self.nest == Nest::Rows && !launch.reduced.is_empty() {
+            return fail("reduced dimensions of a row kernel");
+        }
+        if self.nest == Nest::Columns && launch.inner.len() > 1 {
+            return fail("several inner dimensions of a column kernel: it is not canonical");
+        }
+        for (operand, layout) in self.operands.iter().zip(&launch.layouts) {
+            if layout.outer.len() != launch.outer.len()
+                || layout.reduced.len() != launch.reduced.len()
+                || layout.inner.len() != launch.inner.len()
+            {
+                return fail("a layout of another rank");
+            }
+            if numfuse_core::launch::access(operand, layout) != operand.access {
+                return fail("an operand of another access");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many phases a kernel has; all of them.
+fn phases(compiled: &Compiled) -> usize {
+    2 * compiled.stages.len()
+}
+
+impl Run<'_> {
+    fn rows(&self, rows: usize) -> Result<(), Error> {
+        let compiled = self.compiled;
+        let row_cost = compiled.cost * self.inner as f64 + 10.0;
+        let cost = row_cost * rows as f64;
+        let threads = if cost < SHARE_FROM { 1 } else { self.options.threads.max(1) };
+        let chunk_cost = (cost / (threads * 4) as f64).clamp(CHUNK.0, CHUNK.1);
+        let long = row_cost > 4.0 * CHUNK.1 || (threads > 1 && rows < 4 * threads && row_cost > 2.0 * CHUNK.0);
+        let packs = self.launch.inner.len() > 1;
+        if !packs && compiled.analysis.splittable {
+            if cost <= 4.0 * CHUNK.1 && threads == 1 {
+                return self.whole_rows(0, rows, (0, self.inner));
+            }
+            // Chunks are rectangles: some rows by some inner elements, cut at a multiple of every lane count.
+            let pieces = (row_cost / chunk_cost).ceil().max(1.0) as usize;
+            let piece = self.inner.div_ceil(pieces).next_multiple_of(256);
+            let pieces = self.inner.div_ceil(piece).max(1);
+            let block = ((chunk_cost * pieces as f64 / cost * rows as f64) as usize).clamp(1, rows);
+            let block = if pieces > 1 { 1 } else { block };
+            let blocks = rows.div_ceil(block);
+            return self.share(blocks * pieces, threads, |chunk| {
+                let (block_index, piece_index) = (chunk / pieces, chunk % pieces);
+                let first = block_index * block;
+                let begin = piece_index * piece;
+                self.whole_rows(first, (first + block).min(rows), (begin, (begin + piece).min(self.inner)))
+            });
+        }
+        if packs || long {
+            if rows >= 4 * threads || threads == 1 {
+                return self.share(rows, threads, |row| self.staged_row(row, 1, chunk_cost));
+            }
+            return (0..rows).try_for_each(|row| self.staged_row(row, threads, chunk_cost));
+        }
+        if cost <= 4.0 * CHUNK.1 && threads == 1 {
+            return self.whole_rows(0, rows, (0, self.inner));
+        }
+        let block = ((chunk_cost / row_cost) as usize).clamp(1, rows);
+        self.share(rows.div_ceil(block), threads, |chunk| {
+            self.whole_rows(chunk * block, (chunk * block + block).min(rows), (0, self.inner))
+        })
+    }
+
+    /// Runs chunks on some threads, until one fails or the run is cancelled.
+    fn share(
+        &self,
+        chunks: usize,
+        threads: usize,
+        run: impl Fn(usize) -> Result<(), Error> + Sync,
+    ) -> Result<(), Error> {
+        let cancel = self.options.cancel;
+        if threads <= 1 || chunks <= 1 {
+            for chunk in 0..chunks {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(Error::Cancelled);
+                }
+                run(chunk)?;
+            }
+            return Ok(());
+        }
+        let failed = AtomicBool::new(false);
+        let failure = std::sync::Mutex::new(None);
+        pool::for_each_chunk(chunks, threads, &|chunk| {
+            if failed.load(Ordering::Relaxed) {
+                return;
+            }
+            let result = if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { run(chunk) };
+            if let Err(error) = result {
+                failed.store(true, Ordering::Relaxed);
+                if let Ok(mut failure) = failure.lock() {
+                    *failure = Some(error);
+                }
+            }
+        });
+        match failure.into_inner() {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) => Err(error),
+            Err(_) => Err(Error::Internal("a worker panicked".into())),
+        }
+    }
+
+    /// The operands at an outer index (all but the last dimension fixed); rows step along the last one.
+    fn places(&self, index: &[usize], row_strides: bool) -> Places {
+        self.pointers
+            .iter()
+            .zip(&self.launch.layouts)
+            .map(|(pointer, layout)| {
+                let offset: isize = index.iter().zip(&layout.outer).map(|(i, s)| *i as isize * s).sum();
+                OperandAt {
+                    pointer: pointer.wrapping_byte_offset(offset),
+                    row: if row_strides { layout.outer.last().copied().unwrap_or(0) } else { 0 },
+                    inner: layout.inner.last().copied().unwrap_or(0),
+                }
+            })
+            .collect()
+    }
+
+    /// Runs rows `first..end` of all outer dimensions together, all stages, over a range of inner elements.
+    fn whole_rows(&self, first: usize, end: usize, (begin, stop): (usize, usize)) -> Result<(), Error> {
+        let compiled = self.compiled;
+        let workspace = Workspace::new(&compiled.analysis, self.inner)?;
+        let last = self.launch.outer.last().copied().unwrap_or(1);
+        let mut row = first;
+        while row < end {
+            // A run along the last outer dimension.
+            let along = row % last;
+            let count = (last - along).min(end - row);
+            let index = self.outer_index(row);
+            let places = self.places(&index, true);
+            let call = Call {
+                operands: places.as_ptr(),
+                rows: count,
+                begin,
+                end: stop,
+                first: 0,
+                last: phases(compiled),
+                ..workspace.call(self.params, self.inner)
+            };
+            // SAFETY: the places are those of the rows asked for, which `Compiled::run`'s caller vouches for; the
+            // workspace has the sizes that the analysis asks for.
+            unsafe { invoke(&compiled.code, &call) };
+            row += count;
+        }
+        Ok(())
+    }
+
+    /// The outer index with this row number.
+    fn outer_index(&self, row: usize) -> SmallVec<[usize; 4]> {
+        let mut index: SmallVec<[usize; 4]> = SmallVec::from_elem(0, self.launch.outer.len());
+        let mut rest = row;
+        for (i, size) in index.iter_mut().zip(&self.launch.outer).rev() {
+            *i = rest % size;
+            rest /= size;
+        }
+        index
+    }
+
+    /// Runs one row loop by loop, each loop in pieces.
+    fn staged_row(&self, row: usize, threads: usize, chunk_cost: f64) -> Result<(), Error> {
+        let compiled = self.compiled;
+        let workspace = Workspace::new(&compiled.analysis, self.inner)?;
+        let places = self.places(&self.outer_index(row), false);
+        let packs = self.launch.inner.len() > 1;
+        let base = SharedCall(Call {
+            operands: places.as_ptr(),
+            rows: 1,
+            end: self.inner,
+            ..workspace.call(self.params, self.inner)
+        });
+        let piece = ((chunk_cost / compiled.cost) as usize).clamp(LEAF, if packs { 16 * LEAF } else { 1024 * LEAF });
+        let piece = piece.next_multiple_of(LEAF);
+        // Phases not run yet that need no loop: they run before the next one.
+        let mut pending = 0;
+        let run_pending = |from: usize, to: usize| {
+            if from < to {
+                let call = Call { first: from, last: to, begin: 0, end: 0, ..*base.get() };
+                // SAFETY: as in `whole_rows`; row stages and the merging of leaves only touch row-level operands,
+                // which are never packed, and the workspace.
+                unsafe { invoke(&compiled.code, &call) };
+            }
+        };
+        for (s, stage) in compiled.stages.iter().enumerate() {
+            if stage.kind == StageKind::Row {
+                continue;
+            }
+            run_pending(pending, 2 * s);
+            pending = 2 * s + 1;
+            self.share(self.inner.div_ceil(piece), threads, |chunk| {
+                let begin = chunk * piece;
+                let end = (begin + piece).min(self.inner);
+                let call = Call { first: 2 * s, last: 2 * s + 1, begin, end, ..*base.get() };
+                if !packs {
+                    // SAFETY: as in `whole_rows`; pieces write to different elements and leaf states.
+                    unsafe { invoke(&compiled.code, &call) };
+                    return Ok(());
+                }
+                let packed = pack::Packed::new(self, &stage.operands, base.places(), begin, end)?;
+                let call = Call { operands: packed.places.as_ptr(), ..call };
+                // SAFETY: packed operands have the elements from `begin` to `end`, the others are as in `whole_rows`.
+                unsafe { invoke(&compiled.code, &call) };
+                packed.unpack(self);
+                Ok(())
+            })?;
+        }
+        run_pending(pending, phases(compiled));
+        Ok(())
+    }
+}
+
+/// A call that several threads copy and adapt, with the operands that it points to.
+struct SharedCall(Call);
+
+// SAFETY: what the call points to outlives the scope that shares it; threads write to different parts of it.
+unsafe impl Sync for SharedCall {}
+
+impl SharedCall {
+    fn get(&self) -> &Call {
+        &self.0
+    }
+
+    fn places(&self) -> *const OperandAt {
+        self.0.operands
+    }
+}
+
+/// Words that a workspace has without allocating.
+const INLINE_WORDS: usize = 128;
+
+/// The frame, the leaf states and the scratch rows of one row.
+struct Workspace {
+    // Uninitialised on purpose: compiled code writes each word before it reads it.
+    inline: std::cell::UnsafeCell<[std::mem::MaybeUninit<u64>; INLINE_WORDS]>,
+    buffer: Option<AlignedBuffer>,
+    frame_words: usize,
+    state_words: usize,
+    states: usize,
+    scratch_len: usize,
+}
+
+impl Workspace {
+    fn new(analysis: &Analysis, inner: usize) -> Result<Workspace, Error> {
+        let state_words = inner.div_ceil(LEAF).max(1);
+        let scratch_len = if analysis.scratch_bytes > 0 { inner.next_multiple_of(8) } else { 0 };
+        let states = analysis.states;
+        // Sixteen bytes more than the scratch rows need, to begin them at a multiple of 16.
+        let bytes = scratch_len
+            .checked_mul(analysis.scratch_bytes)
+            .and_then(|bytes| bytes.checked_add(8 * (analysis.frame + states * state_words) + 16));
+        let Some(bytes) = bytes else { return Err(Error::OutOfMemory { bytes: usize::MAX }) };
+        let buffer = if bytes > 8 * INLINE_WORDS { Some(BUFFERS.take(bytes)?) } else { None };
+        let inline = std::cell::UnsafeCell::new([const { std::mem::MaybeUninit::uninit() }; INLINE_WORDS]);
+        Ok(Workspace { inline, buffer, frame_words: analysis.frame, state_words, states, scratch_len })
+    }
+
+    /// A call that uses nothing but parameters.
+    fn empty(params: &[u64], len: usize) -> Call {
+        Call {
+            operands: std::ptr::null(),
+            params: params.as_ptr(),
+            frame: std::ptr::null_mut(),
+            scratch: std::ptr::null_mut(),
+            scratch_len: 0,
+            states: std::ptr::null_mut(),
+            other: std::ptr::null(),
+            state_stride: 0,
+            rows: 0,
+            begin: 0,
+            end: 0,
+            len,
+            first: 0,
+            last: 0,
+            count: 0,
+            other_count: 0,
+        }
+    }
+
+    /// A call that uses this workspace and nothing else. Valid until the workspace moves.
+    fn call(&self, params: &[u64], len: usize) -> Call {
+        let start = match &self.buffer {
+            Some(buffer) => buffer.as_ptr().cast_mut(),
+            None => self.inline.get().cast::<u8>(),
+        };
+        let states = start.wrapping_add(8 * self.frame_words);
+        let scratch = states.wrapping_add(8 * self.states * self.state_words);
+        Call {
+            frame: start.cast(),
+            scratch,
+            scratch_len: self.scratch_len,
+            states,
+            state_stride: STATE_WORD * self.state_words,
+            ..Workspace::empty(params, len)
+        }
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            BUFFERS.give(buffer);
+        }
+    }
+}
+
+/// Calls compiled code in the default floating point environment.
+///
+/// # Safety
+///
+/// The call must describe memory that the code may use as its phases require.
+unsafe fn invoke(code: &CodeBlock, call: &Call) {
+    let _environment = FloatEnvironment::enter();
+    // SAFETY: the block holds a function of this type, which `clif::build` emitted, and lives as long as `code`.
+    unsafe {
+        let function = std::mem::transmute::<usize, unsafe extern "C" fn(*const Call)>(code.address());
+        function(call);
+    }
+}
+
+/// Restores the host's floating point control word, if it was not the default one.
+struct FloatEnvironment(Option<u64>);
+
+/// The x86 control word: round to nearest, subnormals kept, exceptions masked; and the bits that are control, not
+/// sticky flags.
+#[cfg(target_arch = "x86_64")]
+const FLOAT_CONTROL: (u64, u64) = (0x1f80, 0xffc0);
+/// The same on aarch64.
+#[cfg(target_arch = "aarch64")]
+const FLOAT_CONTROL: (u64, u64) = (0, 0x07f7_9f00);
+
+impl FloatEnvironment {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn enter() -> FloatEnvironment {
+        let host = float_control();
+        let (default, mask) = FLOAT_CONTROL;
+        if host & mask == default & mask {
+            return FloatEnvironment(None);
+        }
+        set_float_control(default);
+        FloatEnvironment(Some(host))
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn enter() -> FloatEnvironment {
+        FloatEnvironment(None)
+    }
+}
+
+impl Drop for FloatEnvironment {
+    fn drop(&mut self) {
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+        if let Some(host) = self.0 {
+            set_float_control(host);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn float_control() -> u64 {
+    let mut word = 0u32;
+    // SAFETY: stores the control word to a local.
+    unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut word, options(nostack, preserves_flags)) };
+    u64::from(word)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn set_float_control(word: u64) {
+    let word = word as u32;
+    // SAFETY: loads a valid control word: the default one, or one that was read before.
+    unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &word, options(nostack, preserves_flags, readonly)) };
+}
+
+#[cfg(target_arch = "aarch64")]
+fn float_control() -> u64 {
+    let word: u64;
+    // SAFETY: reads a register.
+    unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) word, options(nomem, nostack, preserves_flags)) };
+    word
+}
+
+#[cfg(target_arch = "aarch64")]
+fn set_float_control(word: u64) {
+    // SAFETY: writes a valid control word: the default one, or one that was read before.
+    unsafe { std::arch::asm!("msr fpcr, {}", in(reg) word, options(nomem, nostack, preserves_flags)) };
+}
+
+impl Run<'_> {
+    /// The elements of an operand are packed when several inner dimensions do not step evenly.
+    fn is_packed(&self, operand: u32) -> bool {
+        let info = &self.compiled.operands[operand as usize];
+        let layout = &self.launch.layouts[operand as usize];
+        if info.level == numfuse_core::kernel::Level::Row || info.access != Access::Unit {
+            return false;
+        }
+        let mut expected = info.dtype.size() as isize;
+        for (size, stride) in self.launch.inner.iter().zip(&layout.inner).rev() {
+            if *stride != expected {
+                return true;
+            }
+            expected *= *size as isize;
+        }
+        false
+    }
+
+    fn role(&self, operand: u32) -> Role {
+        self.compiled.operands[operand as usize].role
+    }
+}

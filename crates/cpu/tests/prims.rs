@@ -1,0 +1,192 @@
+//! Every primitive for every dtype on special values, in vectors and one by one, against the interpreter.
+
+mod common;
+
+use common::{Block, Case, Compilers, Mode, put, special_bits};
+use numfuse_core::dtype::DType;
+use numfuse_core::kernel::{Builder, Kernel, Level, Nest, Prim, Role, StageKind, Value};
+use numfuse_core::launch::{Launch, Layout};
+use numfuse_core::literal::Literal;
+
+const MODES: [Mode; 3] = [
+    Mode { vectorize: true, host_features: true, threads: 1, shared: false },
+    Mode { vectorize: false, host_features: true, threads: 1, shared: false },
+    Mode { vectorize: true, host_features: false, threads: 1, shared: false },
+];
+
+/// The dtypes of the operands and the result for each form of a primitive.
+fn forms(prim: Prim) -> Vec<(Vec<DType>, DType)> {
+    let all = DType::ALL;
+    let floats = [DType::F32, DType::F64];
+    let same = |dtypes: &[DType]| dtypes.iter().map(|d| (vec![*d; prim.arity()], *d)).collect::<Vec<_>>();
+    let numbers: Vec<DType> = all.into_iter().filter(|d| *d != DType::Bool).collect();
+    let integers: Vec<DType> = all.into_iter().filter(|d| d.is_int()).collect();
+    match prim {
+        Prim::Neg | Prim::Add | Prim::Sub | Prim::Mul | Prim::Div | Prim::Rem | Prim::Min | Prim::Max => same(&numbers),
+        Prim::Abs => same(&numbers.into_iter().filter(|d| d.is_float() || d.is_signed()).collect::<Vec<_>>()),
+        Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven => same(&floats),
+        Prim::And | Prim::Or | Prim::Xor | Prim::Not => {
+            same(&all.into_iter().filter(|d| !d.is_float()).collect::<Vec<_>>())
+        }
+        Prim::Shl | Prim::Shr => same(&integers),
+        Prim::Eq | Prim::Ne => all.iter().map(|d| (vec![*d; 2], DType::Bool)).collect(),
+        Prim::Lt | Prim::Le => numbers.iter().map(|d| (vec![*d; 2], DType::Bool)).collect(),
+        Prim::Select => all.iter().map(|d| (vec![DType::Bool, *d, *d], *d)).collect(),
+        Prim::Cast => {
+            all.iter().flat_map(|a| all.iter().filter(move |b| a != *b).map(|b| (vec![*a], *b))).collect()
+        }
+        Prim::Bitcast => numbers
+            .iter()
+            .flat_map(|a| {
+                numbers.iter().filter(move |b| a != *b && a.size() == b.size()).map(|b| (vec![*a], *b))
+            })
+            .collect(),
+    }
+}
+
+fn apply(b: &mut Builder, prim: Prim, args: &[Value], result: DType) -> Value {
+    match prim {
+        Prim::Cast => b.cast(args[0], result),
+        Prim::Bitcast => b.bitcast(args[0], result),
+        _ => b.prim(prim, args),
+    }
+}
+
+/// All combinations of special values of the operands.
+fn combinations(args: &[DType]) -> Vec<Vec<u64>> {
+    let mut rows: Vec<Vec<u64>> = vec![vec![]];
+    for (i, dtype) in args.iter().enumerate() {
+        let mut values = special_bits(*dtype);
+        if i > 0 && args.len() == 3 {
+            // Three operands: the product of all would be long.
+            values = values.into_iter().step_by(3).collect();
+        }
+        rows = rows.iter().flat_map(|row| values.iter().map(move |v| [row.as_slice(), &[*v]].concat())).collect();
+    }
+    rows
+}
+
+fn contiguous(n: usize, dtypes: &[DType]) -> Launch {
+    Launch {
+        inner: [n].into_iter().collect(),
+        layouts: dtypes
+            .iter()
+            .map(|d| Layout { inner: [d.size() as isize].into_iter().collect(), ..Layout::default() })
+            .collect(),
+        ..Launch::default()
+    }
+}
+
+fn case(kernel: Kernel, columns: &[(DType, Vec<u64>)], result: DType, n: usize, params: Vec<Literal>) -> Case {
+    let mut memory: Vec<Block> = columns
+        .iter()
+        .map(|(dtype, values)| {
+            let mut bytes = vec![0; n * dtype.size()];
+            for (i, bits) in values.iter().enumerate() {
+                put(&mut bytes, i * dtype.size(), *dtype, *bits);
+            }
+            Block { bytes, offset: 0 }
+        })
+        .collect();
+    memory.push(Block { bytes: vec![0xaa; n * result.size()], offset: 0 });
+    let mut dtypes: Vec<DType> = columns.iter().map(|c| c.0).collect();
+    dtypes.push(result);
+    let mut case = Case { kernel, launch: contiguous(n, &dtypes), memory, params };
+    case.prepare();
+    case
+}
+
+#[test]
+fn special_values() {
+    let compilers = Compilers::new();
+    for prim in Prim::ALL {
+        for (args, result) in forms(prim) {
+            let rows = combinations(&args);
+            let mut b = Builder::kernel(Nest::Rows);
+            let inputs: Vec<u32> = args.iter().map(|d| b.operand(*d, Role::In, Level::Inner)).collect();
+            let out = b.operand(result, Role::Out, Level::Inner);
+            b.stage(StageKind::Loop);
+            let values: Vec<Value> = inputs.iter().map(|n| b.load(*n)).collect();
+            let y = apply(&mut b, prim, &values, result);
+            b.store(out, y);
+            let columns: Vec<(DType, Vec<u64>)> =
+                args.iter().enumerate().map(|(i, d)| (*d, rows.iter().map(|row| row[i]).collect())).collect();
+            let case = case(b.finish(), &columns, result, rows.len(), vec![]);
+            case.check(&compilers, &MODES, &format!("{} {args:?}", prim.name()));
+        }
+    }
+}
+
+#[test]
+fn uniform_second_operands() {
+    // The second operand as a constant and as a parameter: shifts by one count have a vector form of their own.
+    let compilers = Compilers::new();
+    for prim in Prim::ALL.into_iter().filter(|p| p.arity() == 2) {
+        for (args, result) in forms(prim) {
+            let dtype = args[0];
+            for bits in special_bits(dtype) {
+                let literal = Literal::from_bits(dtype, bits);
+                for constant in [true, false] {
+                    let mut b = Builder::kernel(Nest::Rows);
+                    let y = if constant { b.constant(literal) } else { b.param(dtype) };
+                    let input = b.operand(dtype, Role::In, Level::Inner);
+                    let out = b.operand(result, Role::Out, Level::Inner);
+                    b.stage(StageKind::Loop);
+                    let x = b.load(input);
+                    let z = b.prim(prim, &[x, y]);
+                    b.store(out, z);
+                    let values = special_bits(dtype);
+                    let n = values.len();
+                    let params = if constant { vec![] } else { vec![literal] };
+                    let case = case(b.finish(), &[(dtype, values)], result, n, params);
+                    case.check(&compilers, &MODES[..1], &format!("{} {dtype} by {literal}", prim.name()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn mixed_widths_in_one_body() {
+    // Each dtype cast to each other and compared and selected there, with loads and stores of both widths.
+    let compilers = Compilers::new();
+    for from in DType::ALL {
+        for to in DType::ALL.into_iter().filter(|to| *to != from) {
+            let mut b = Builder::kernel(Nest::Rows);
+            let (x, y) = (b.operand(from, Role::In, Level::Inner), b.operand(to, Role::In, Level::Inner));
+            let out = b.operand(to, Role::Out, Level::Inner);
+            let narrow = b.operand(from, Role::Out, Level::Inner);
+            let flag = b.operand(DType::Bool, Role::Out, Level::Inner);
+            b.stage(StageKind::Loop);
+            let (x, y) = (b.load(x), b.load(y));
+            let wide = b.cast(x, to);
+            let differs = b.ne(wide, y);
+            let back = b.cast(y, from);
+            let same = b.eq(back, x);
+            let both = b.xor(differs, same);
+            let picked = b.select(both, wide, y);
+            let other = b.select(differs, x, back);
+            b.store(out, picked);
+            b.store(narrow, other);
+            b.store(flag, both);
+            let kernel = b.finish();
+            let (a, c) = (special_bits(from), special_bits(to));
+            let n = 3 * a.len().max(c.len()) + 1;
+            let dtypes = [from, to, to, from, DType::Bool];
+            let mut memory = Vec::new();
+            for (d, values) in [(from, &a), (to, &c)] {
+                let mut bytes = vec![0; n * d.size()];
+                for i in 0..n {
+                    put(&mut bytes, i * d.size(), d, values[(i * 7 + i / 5) % values.len()]);
+                }
+                memory.push(Block { bytes, offset: 0 });
+            }
+            for d in &dtypes[2..] {
+                memory.push(Block { bytes: vec![0xaa; n * d.size()], offset: 0 });
+            }
+            let mut case = Case { kernel, launch: contiguous(n, &dtypes), memory, params: vec![] };
+            case.prepare();
+            case.check(&compilers, &MODES, &format!("{from} to {to}"));
+        }
+    }
+}
