@@ -24,6 +24,7 @@ use crate::shape::{Dims, Shape};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+pub(crate) use groups::base_of_views;
 pub use groups::{Frame, Group};
 
 /// Axes of a kernel's domain, one for each dimension of a node.

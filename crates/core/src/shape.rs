@@ -320,8 +320,13 @@ impl Dims {
         let mut slices: FxHashMap<(DimId, Slice), DimId> = FxHashMap::default();
         for dim in &all {
             if let Dim::Sliced { of, slice } = self.get(*dim) {
-                let same = *slices.entry((find(&parent, *of), *slice)).or_insert(*dim);
+                let of = find(&parent, *of);
+                let same = *slices.entry((of, *slice)).or_insert(*dim);
                 join(&mut parent, same, *dim);
+                let size = self.known(of).map(|size| Dim::Fixed(slice.resolve(size).1));
+                if let Some(fixed) = size.and_then(|size| self.interned.get(&size)) {
+                    join(&mut parent, *fixed, *dim);
+                }
             }
         }
         all.iter().map(|d| find(&parent, *d)).collect()

@@ -16,6 +16,17 @@ fn planned(graph: &Graph, simplify: bool, fuse: bool) -> Plan {
     plan(graph.clone(), options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}\n{graph}"))
 }
 
+/// Names the seed and shows the graph if the test panics.
+struct Announce(u64, String);
+
+impl Drop for Announce {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}\n{}", self.0, self.1);
+        }
+    }
+}
+
 /// A small generator of numbers (splitmix64), so that a failure names its seed.
 fn numbers(seed: u64, count: usize) -> Vec<u32> {
     let mut state = seed;
@@ -53,6 +64,7 @@ fn fusion_and_simplification_keep_every_bit() {
                 Dense { shape, data: random_graph::values(&mut choices, node.dtype, count) }
             })
             .collect();
+        let _where = Announce(seed, graph.to_string());
         let plain = planned(&graph, false, false);
         let want = run_plan(&plain, &sizes, &inputs);
         for (simplify, fuse) in [(false, true), (true, false), (true, true)] {

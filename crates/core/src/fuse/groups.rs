@@ -37,6 +37,10 @@ pub struct Group {
     pub reductions: Vec<(NodeId, Axes)>,
     /// Why its roots are stored.
     pub reason: String,
+    /// Elementwise nodes that it computes.
+    inline: FxHashSet<NodeId>,
+    /// Inputs of the graph that it reads.
+    inputs: FxHashSet<NodeId>,
 }
 
 /// A value of lower rank that costs this much is computed once, in a kernel of its own.
@@ -56,14 +60,14 @@ pub fn group(graph: &Graph, canonical: &[DimId], together: bool) -> Vec<Group> {
             grouper.store(id, "fusion is off".into());
         }
         grouper.joins = 0;
-        let groups = grouper.groups();
-        return grouper.ordered(groups);
+        grouper.place();
+        return grouper.ordered();
     }
     // Storing shared work changes the groups; a few rounds settle it.
     for round in 0..4 {
-        let groups = grouper.groups();
-        if round == 3 || !grouper.store_shared(&groups) {
-            return grouper.ordered(groups);
+        grouper.place();
+        if round == 3 || !grouper.store_shared() {
+            return grouper.ordered();
         }
     }
     unreachable!("the last round returns")
@@ -78,6 +82,9 @@ struct Grouper<'g> {
     cost: Vec<u32>,
     /// How many of the latest groups a stored node tries to join.
     joins: usize,
+    groups: Vec<Group>,
+    /// The group of each root.
+    owner: FxHashMap<NodeId, usize>,
 }
 
 /// What exploring a group finds.
@@ -136,7 +143,7 @@ impl<'g> Grouper<'g> {
                     if !is_trivial_view(&node.kind) {
                         // What is under a view that could not be moved needs memory to be viewed.
                         let base = base_of_views(graph, *x);
-                        if !matches!(graph.node(base).kind, NodeKind::Input(_) | NodeKind::Const(_)) {
+                        if !matches!(graph.node(base).kind, NodeKind::Input(_)) && graph.rank(base) > 0 {
                             stored
                                 .entry(base)
                                 .or_insert_with(|| "read through a view that other uses do not share".into());
@@ -146,73 +153,80 @@ impl<'g> Grouper<'g> {
                 _ => {}
             }
         }
-        Grouper { graph, canonical, stored, cost, joins: JOIN_CANDIDATES }
+        Grouper {
+            graph,
+            canonical,
+            stored,
+            cost,
+            joins: JOIN_CANDIDATES,
+            groups: Vec::new(),
+            owner: FxHashMap::default(),
+        }
     }
 
-    fn groups(&mut self) -> Vec<Group> {
-        let mut groups: Vec<(Group, FxHashSet<NodeId>, FxHashSet<NodeId>)> = Vec::new();
-        let mut placed: FxHashSet<NodeId> = FxHashSet::default();
-        // Storing a node while its users are explored only ever adds smaller ids: the scan from the last sees them all.
+    /// Puts every stored node in a group.
+    fn place(&mut self) {
+        self.groups.clear();
+        self.owner.clear();
+        // Exploring a node's group only ever stores nodes before it: the scan from the last one sees them all.
         for id in self.graph.ids().rev() {
-            if !self.stored.contains_key(&id) || placed.contains(&id) {
-                continue;
+            if self.stored.contains_key(&id) && !self.owner.contains_key(&id) && !self.join(id) {
+                self.open(id);
             }
-            let mut joined = false;
-            // Joining pays if something is then read or computed once instead of twice.
-            let own = self.inputs_below(id);
-            for (group, inline, inputs) in groups.iter_mut().rev().take(self.joins) {
-                if inputs.is_disjoint(&own) || inline.len() as f32 > KERNEL_NODES / 2.0 {
-                    continue;
-                }
-                let Some(axes) = self.axes_in(&group.frame, id) else { continue };
-                let mut roots = group.roots.clone();
-                roots.push((id, axes));
-                let Some((found, roots)) = self.explore(&group.frame, roots) else { continue };
-                if !found.must_store.is_empty() {
-                    continue;
-                }
-                placed.extend(roots.iter().map(|r| r.0));
-                *inline = found.inline;
-                *inputs = found.inputs;
-                group.roots = roots;
-                group.reads = found.reads;
-                group.reductions = found.reductions;
-                joined = true;
-                break;
-            }
-            if joined {
-                continue;
-            }
-            let (frame, axes) = self.frame_for(id);
-            let mut roots = vec![(id, axes)];
-            let found = loop {
-                match self.explore(&frame, roots.clone()) {
-                    Some((found, all)) if found.must_store.is_empty() => {
-                        roots = all;
-                        break found;
-                    }
-                    Some((found, _)) => {
-                        for (node, why) in found.must_store {
-                            self.store(node, why);
-                        }
-                    }
-                    // A single root never waits for itself.
-                    None => break Found::default(),
-                }
-            };
-            placed.extend(roots.iter().map(|r| r.0));
-            let group = Group { frame, roots, reads: found.reads, reductions: found.reductions, reason: String::new() };
-            groups.push((group, found.inline, found.inputs));
         }
-        groups
-            .into_iter()
-            .map(|(mut group, ..)| {
-                let why: Vec<&str> = group.roots.iter().map(|(r, _)| self.stored[r].as_str()).collect();
-                let Frame { nest, domain, outer, .. } = &group.frame;
-                group.reason = format!("{}: {}", why.join(", "), describe(*nest, domain, *outer, &self.graph.dims));
-                group
-            })
-            .collect()
+        for group in &mut self.groups {
+            let why: Vec<&str> = group.roots.iter().map(|(r, _)| self.stored[r].as_str()).collect();
+            let Frame { nest, domain, outer, .. } = &group.frame;
+            group.reason = format!("{}: {}", why.join(", "), describe(*nest, domain, *outer, &self.graph.dims));
+        }
+    }
+
+    /// Adds a node to one of the latest groups, if it fits its loops and something is then read or computed once
+    /// instead of twice.
+    fn join(&mut self, id: NodeId) -> bool {
+        if self.joins == 0 || self.groups.is_empty() {
+            return false;
+        }
+        let inputs = self.inputs_below(id);
+        for index in (0..self.groups.len()).rev().take(self.joins) {
+            let group = &self.groups[index];
+            if group.inputs.is_disjoint(&inputs) || group.inline.len() as f32 > KERNEL_NODES / 2.0 {
+                continue;
+            }
+            let Some(axes) = self.axes_in(&group.frame, id) else { continue };
+            let mut roots = group.roots.clone();
+            roots.push((id, axes));
+            match self.explore(&group.frame, roots) {
+                Some((found, roots)) if found.must_store.is_empty() => {
+                    let frame = self.groups[index].frame.clone();
+                    self.set(index, frame, roots, found);
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Opens a group for a node, storing what does not fit into it.
+    fn open(&mut self, id: NodeId) {
+        let (frame, axes) = self.frame_for(id);
+        loop {
+            match self.explore(&frame, vec![(id, axes.clone())]) {
+                Some((found, roots)) if found.must_store.is_empty() => {
+                    return self.set(self.groups.len(), frame, roots, found);
+                }
+                Some((found, _)) => found.must_store.into_iter().for_each(|(node, why)| self.store(node, why)),
+                None => unreachable!("a group of one node does not wait for itself"),
+            }
+        }
+    }
+
+    fn set(&mut self, index: usize, frame: Frame, roots: Vec<(NodeId, Axes)>, found: Found) {
+        self.owner.extend(roots.iter().map(|(r, _)| (*r, index)));
+        let Found { reads, reductions, inline, inputs, .. } = found;
+        let group = Group { frame, roots, reads, reductions, reason: String::new(), inline, inputs };
+        if index == self.groups.len() { self.groups.push(group) } else { self.groups[index] = group }
     }
 
     fn store(&mut self, node: NodeId, why: String) {
@@ -221,17 +235,10 @@ impl<'g> Grouper<'g> {
     }
 
     /// Stores costly nodes that two groups compute; true if there are any.
-    fn store_shared(&mut self, groups: &[Group]) -> bool {
-        if groups.len() < 2 {
-            return false;
-        }
+    fn store_shared(&mut self) -> bool {
         let mut count: FxHashMap<NodeId, u32> = FxHashMap::default();
-        for group in groups {
-            if let Some((found, _)) = self.explore(&group.frame, group.roots.clone()) {
-                for node in found.inline {
-                    *count.entry(node).or_default() += 1;
-                }
-            }
+        for node in self.groups.iter().flat_map(|g| &g.inline) {
+            *count.entry(*node).or_default() += 1;
         }
         let shared: Vec<NodeId> = self
             .graph
@@ -252,11 +259,9 @@ impl<'g> Grouper<'g> {
         }
     }
 
-    fn ordered(&self, groups: Vec<Group>) -> Vec<Group> {
-        let mut owner: FxHashMap<NodeId, usize> = FxHashMap::default();
-        for (i, group) in groups.iter().enumerate() {
-            owner.extend(group.roots.iter().map(|(r, _)| (*r, i)));
-        }
+    /// The groups, each after those whose roots it reads.
+    fn ordered(self) -> Vec<Group> {
+        let Grouper { groups, owner, .. } = self;
         let mut state = vec![0u8; groups.len()];
         let mut order = Vec::with_capacity(groups.len());
         // Groups were made from the last node to the first: the reverse is nearly the order already.
@@ -438,11 +443,11 @@ impl<'g> Grouper<'g> {
         let mut refused: FxHashSet<NodeId> = FxHashSet::default();
         loop {
             let found = self.walk(frame, &roots, &refused);
-            let waits = |root: NodeId| found.reads.iter().any(|r| *r == root || self.depends_on(*r, root));
-            if roots.iter().any(|(r, _)| waits(*r)) {
+            if roots.len() > 1 && self.waits(&found, &roots, None) {
                 return None;
             }
-            let late: Vec<NodeId> = found.absorbed.iter().map(|a| a.0).filter(|r| waits(*r)).collect();
+            let late: Vec<NodeId> =
+                found.absorbed.iter().filter(|a| self.waits(&found, &roots, Some(a))).map(|a| a.0).collect();
             if late.is_empty() {
                 for absorbed in &found.absorbed {
                     if !roots.contains(absorbed) {
@@ -457,13 +462,20 @@ impl<'g> Grouper<'g> {
 
     fn walk(&self, frame: &Frame, roots: &[(NodeId, Axes)], refused: &FxHashSet<NodeId>) -> Found {
         let mut found = Found::default();
-        // Nodes above a reduction's result are at the level of rows or columns; a nested one must not be in a column.
-        let mut stack: Vec<(NodeId, Axes, bool)> = roots.iter().map(|(r, a)| (*r, a.clone(), false)).collect();
-        let mut seen: FxHashSet<(NodeId, Axes)> = FxHashSet::default();
+        // The third says that the value is needed for each element: by an element that is stored, or under a reduction.
+        // A result of the frame's reductions is then needed in a second loop over the same row, which columns do not
+        // have, and which would make one thread go over everything if there is one row only.
+        let rank = frame.domain.len();
+        let second_loop = frame.nest == Nest::Rows && frame.outer > 0;
+        let mut stack: Vec<(NodeId, Axes, bool)> = roots
+            .iter()
+            .map(|(r, a)| (*r, a.clone(), frame.nest == Nest::Rows && a.len() == rank && rank > 0))
+            .collect();
+        let mut seen: FxHashSet<(NodeId, Axes, bool)> = FxHashSet::default();
         // A kernel without outer axes can still be cut into rows, unless it folds all of its elements.
         let folds = roots.iter().any(|(_, axes)| axes.len() != frame.domain.len());
         while let Some((id, axes, inside)) = stack.pop() {
-            if !seen.insert((id, axes.clone())) {
+            if !seen.insert((id, axes.clone(), inside)) {
                 continue;
             }
             let node = self.graph.node(id);
@@ -471,7 +483,7 @@ impl<'g> Grouper<'g> {
             if !is_root && self.stored.contains_key(&id) {
                 let computes = self.joins > 0
                     && !refused.contains(&id)
-                    && !inside
+                    && (!inside || second_loop || self.is_elementwise(id))
                     && self.axes_in(frame, id).as_ref() == Some(&axes)
                     && !matches!(node.kind, NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_));
                 if !computes {
@@ -484,7 +496,9 @@ impl<'g> Grouper<'g> {
                     }
                     continue;
                 }
-                found.absorbed.push((id, axes.clone()));
+                if !found.absorbed.iter().any(|a| a.0 == id) {
+                    found.absorbed.push((id, axes.clone()));
+                }
             }
             match &node.kind {
                 NodeKind::Input(_) => {
@@ -501,7 +515,8 @@ impl<'g> Grouper<'g> {
                         NodeKind::Input(_) => {
                             found.inputs.insert(base);
                         }
-                        NodeKind::Const(_) => {}
+                        // Every view of a scalar has its value.
+                        _ if self.graph.rank(base) == 0 => stack.push((base, Axes::new(), inside)),
                         _ => found.reads.push(base),
                     }
                 }
@@ -516,10 +531,14 @@ impl<'g> Grouper<'g> {
                     }
                 }
                 NodeKind::Reduce(reducer, x, reduced) => match self.operand_axes(frame, &axes, *x, reduced) {
-                    Some(operand) if !(inside && frame.nest == Nest::Columns) => {
-                        found.reductions.push((id, operand.clone()));
+                    Some(operand) if !inside || second_loop => {
+                        if !found.reductions.iter().any(|r| r.0 == id && r.1 == operand) {
+                            found.reductions.push((id, operand.clone()));
+                        }
                         stack.push((*x, operand, true));
                     }
+                    // The root waits for itself, which `waits` refuses.
+                    _ if is_root => found.reads.push(id),
                     _ => {
                         let why = if axes.is_empty() || reduced.len() == self.graph.rank(*x) {
                             format!("the whole {} has to be known before the first element", reducer.name())
@@ -579,18 +598,25 @@ impl<'g> Grouper<'g> {
         self.walk(&frame, &[(id, axes)], &FxHashSet::default()).inputs
     }
 
-    /// True if `id` is computed from `on`, directly or not.
-    fn depends_on(&self, id: NodeId, on: NodeId) -> bool {
-        let mut stack = vec![id];
+    /// True if something that a group reads would be computed from one of its roots, or by a group that is: the two
+    /// would wait for each other. `more` is one more root.
+    fn waits(&self, found: &Found, roots: &[(NodeId, Axes)], more: Option<&(NodeId, Axes)>) -> bool {
+        let targets: FxHashSet<NodeId> = roots.iter().chain(more).map(|r| r.0).collect();
+        // Below this id no node is a target, and no group is entered through one root and left through another.
+        let shared = self.groups.iter().filter(|g| g.roots.len() > 1).flat_map(|g| &g.roots).map(|r| r.0);
+        let lowest = targets.iter().copied().chain(shared).min().unwrap_or(NodeId(0));
+        let mut stack: Vec<NodeId> = found.reads.clone();
         let mut seen: FxHashSet<NodeId> = FxHashSet::default();
-        while let Some(here) = stack.pop() {
-            for operand in self.graph.node(here).operands() {
-                if operand == on {
-                    return true;
-                }
-                if operand > on && seen.insert(operand) {
-                    stack.push(operand);
-                }
+        while let Some(id) = stack.pop() {
+            if targets.contains(&id) {
+                return true;
+            }
+            if id < lowest || !seen.insert(id) {
+                continue;
+            }
+            stack.extend(self.graph.node(id).operands());
+            if let Some(group) = self.owner.get(&id) {
+                stack.extend(self.groups[*group].roots.iter().map(|r| r.0));
             }
         }
         false

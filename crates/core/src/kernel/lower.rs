@@ -8,7 +8,7 @@
 
 use super::{Builder, Level, Nest, Role, StageKind, Value};
 use crate::dtype::DType;
-use crate::fuse::{Axes, Frame, Group, is_trivial_view, of_operand, op_cost, through_trivial_view};
+use crate::fuse::{Axes, Frame, Group, base_of_views, is_trivial_view, of_operand, op_cost, through_trivial_view};
 use crate::graph::{Graph, NodeId, NodeKind};
 use crate::literal::Literal;
 use crate::ops::{Op, OpKind};
@@ -224,8 +224,15 @@ impl Lowering<'_> {
             NodeKind::Apply(..) | NodeKind::Cast(_) => {
                 node.operands().iter().map(|x| (*x, of_operand(axes, self.graph.rank(*x)))).collect()
             }
-            NodeKind::Index(x, _) if is_trivial_view(&node.kind) && !self.is_memory(*x) => {
-                SmallVec::from_elem((*x, through_trivial_view(&node.kind, axes)), 1)
+            NodeKind::Index(x, _) | NodeKind::Transpose(x, _) if !self.is_memory(*x) => {
+                let base = base_of_views(self.graph, *x);
+                if is_trivial_view(&node.kind) {
+                    SmallVec::from_elem((*x, through_trivial_view(&node.kind, axes)), 1)
+                } else if self.graph.rank(base) == 0 {
+                    SmallVec::from_elem((base, Axes::new()), 1)
+                } else {
+                    SmallVec::new()
+                }
             }
             _ => SmallVec::new(),
         }
@@ -276,7 +283,13 @@ impl Lowering<'_> {
         all.dedup();
         for id in all {
             let node = self.graph.node(id);
-            let below = node.operands().iter().filter_map(|x| phases.get(x)).max().copied().unwrap_or(0);
+            let below = node
+                .operands()
+                .iter()
+                .filter_map(|x| phases.get(x).or_else(|| phases.get(&base_of_views(self.graph, *x))))
+                .max()
+                .copied()
+                .unwrap_or(0);
             let phase = if self.reads.contains(&id) {
                 0
             } else if folded.contains(&id) {
@@ -443,8 +456,8 @@ impl Lowering<'_> {
                 self.param_of.insert(*id, value);
                 value
             }
-            NodeKind::Input(_) | NodeKind::Transpose(..) => self.load(*id, axes),
-            NodeKind::Index(..) => match operands {
+            NodeKind::Input(_) => self.load(*id, axes),
+            NodeKind::Index(..) | NodeKind::Transpose(..) => match operands {
                 [x] => *x,
                 _ => self.load(*id, axes),
             },
