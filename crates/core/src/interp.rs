@@ -236,7 +236,7 @@ impl Machine<'_, '_, '_> {
             if launch.reduced_len() == 0 {
                 // No reduced index: the constants that the last stage uses are still needed.
                 for v in kernel.stages[0].values() {
-                    if !matches!(kernel.inst(v), Inst::Load(_)) {
+                    if !matches!(kernel.inst(v), Inst::Load(_) | Inst::Store(..)) {
                         self.inst(v.index(), base, 0);
                     }
                 }
