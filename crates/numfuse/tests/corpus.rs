@@ -6,6 +6,8 @@ mod corpus {
     pub mod format;
     pub mod inputs;
     pub mod run;
+    #[path = "../../../../tests/support/run_plan.rs"]
+    pub mod run_plan;
     pub mod stages;
 }
 

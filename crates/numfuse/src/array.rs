@@ -1,0 +1,384 @@
+//! Owned arrays: what an evaluation returns, and what a file is read into.
+//!
+//! Invariants: the memory is aligned to 64 bytes and holds every element of the shape at the array's byte strides; all
+//! of them are initialised. Results are row-major without gaps; only what was read from a column-major file is not.
+
+use crate::element::Element;
+use crate::env::AsArrayRef;
+use crate::error::{Error, Result};
+use crate::view::{ArrayMut, ArrayRef, Memory};
+use numfuse_core::diagnostic::{Code, Diagnostic};
+use numfuse_core::dtype::DType;
+use numfuse_core::literal::Literal;
+use numfuse_core::plan::Strided;
+use numfuse_core::shape::MAX_RANK;
+use std::fmt;
+
+/// An n-dimensional array of any dtype.
+///
+/// ```
+/// use numfuse::{Array, evaluate, vars};
+/// let a = Array::from_vec(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let means = evaluate("mean(a, axis=1)", &vars! { a })?;
+/// assert_eq!(means.shape(), [2]);
+/// assert_eq!(means.as_slice::<f64>()?, [2.0, 5.0]);
+/// # Ok::<(), numfuse::Error>(())
+/// ```
+pub struct Array {
+    memory: Memory,
+    dtype: DType,
+    place: Strided,
+}
+
+impl Array {
+    /// An array of zeros.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Array> {
+        let mut array = Array::uninitialized(dtype, &sizes(shape)?)?;
+        array.memory.filled_with(0);
+        Ok(array)
+    }
+
+    /// The elements of a vector, in row-major order of the shape.
+    pub fn from_vec<T: Element>(elements: Vec<T>, shape: &[usize]) -> Result<Array> {
+        Array::copy_of(&ArrayRef::shaped(&elements, shape)?)
+    }
+
+    /// A scalar with a dtype of its own, unlike a plain number, whose dtype gives way to that of any array.
+    pub fn scalar<T: Element>(value: T) -> Result<Array> {
+        Array::from_vec(vec![value], &[])
+    }
+
+    /// A row-major copy of any array.
+    pub fn copy_of(array: &impl AsArrayRef) -> Result<Array> {
+        let from = array.as_array_ref();
+        let mut copy = Array::uninitialized(from.dtype(), from.shape())?;
+        copy.view_mut().copy_from(&from)?;
+        Ok(copy)
+    }
+
+    /// An array whose elements the caller writes, all of them, before anyone reads one.
+    pub(crate) fn uninitialized(dtype: DType, shape: &[u64]) -> Result<Array> {
+        let place = Strided::row_major(shape, dtype)?;
+        Array::uninitialized_at(dtype, place)
+    }
+
+    /// As [`Array::uninitialized`], with row-major strides at hand.
+    pub(crate) fn uninitialized_at(dtype: DType, place: Strided) -> Result<Array> {
+        let memory = Memory::uninit(place.count() as usize * dtype.size())?;
+        Ok(Array { memory, dtype, place })
+    }
+
+    /// The same elements with dimensions in the opposite order.
+    pub(crate) fn transposed(mut self) -> Array {
+        self.place.shape.reverse();
+        self.place.strides.reverse();
+        self
+    }
+
+    /// All bytes, set to zero, to read elements into.
+    pub(crate) fn zeroed_bytes(&mut self) -> &mut [u8] {
+        self.memory.filled_with(0)
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The sizes, outermost first.
+    pub fn shape(&self) -> Vec<usize> {
+        self.place.shape.iter().map(|n| *n as usize).collect()
+    }
+
+    /// The number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.place.shape.len()
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.place.count() as usize
+    }
+
+    /// True if there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements in row-major order.
+    ///
+    /// # Errors
+    /// If they are of another type; or not in row-major order, which only arrays read from column-major files are not.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
+        self.expect::<T>()?;
+        self.view().as_slice().ok_or_else(|| {
+            Diagnostic::new(Code::InputMismatch, "the array is not in row-major order")
+                .hint("`to_vec` copies the elements in order; `view` takes any order")
+                .into()
+        })
+    }
+
+    /// The elements in row-major order, to change.
+    ///
+    /// # Errors
+    /// As [`Array::as_slice`].
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
+        self.as_slice::<T>()?;
+        self.view_mut().into_slice().ok_or_else(|| Error::new(Code::Internal, "a slice that can be read, not written"))
+    }
+
+    /// The elements in row-major order, copied.
+    ///
+    /// # Errors
+    /// If they are of another type.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        self.expect::<T>()?;
+        if let Some(slice) = self.view().as_slice() {
+            return Ok(slice.to_vec());
+        }
+        let mut elements = vec![T::default(); self.len()];
+        ArrayMut::shaped(&mut elements, &self.shape())?.copy_from(&self.view())?;
+        Ok(elements)
+    }
+
+    /// The only element, converted to `T` as a cast in an expression would.
+    ///
+    /// # Errors
+    /// If there is not just one element.
+    pub fn item<T: Element>(&self) -> Result<T> {
+        if self.len() != 1 {
+            let text = format!("an array of shape {:?} is no scalar", self.shape());
+            return Err(Error::new(Code::InputMismatch, text));
+        }
+        let first: Vec<usize> = vec![0; self.rank()];
+        let literal = self.view().get(&first).unwrap_or(Literal::from_bits(self.dtype, 0));
+        Ok(T::from_literal(literal.cast(T::DTYPE)))
+    }
+
+    /// The array, borrowed.
+    pub fn view(&self) -> ArrayRef<'_> {
+        self.memory.array(self.dtype, &self.place)
+    }
+
+    /// The array, borrowed to be written.
+    pub fn view_mut(&mut self) -> ArrayMut<'_> {
+        self.memory.array_mut(self.dtype, &self.place)
+    }
+
+    /// The array as an `ndarray` view.
+    ///
+    /// # Errors
+    /// As [`Array::as_slice`].
+    #[cfg(feature = "ndarray")]
+    pub fn as_ndarray<T: Element>(&self) -> Result<ndarray::ArrayViewD<'_, T>> {
+        let slice = self.as_slice::<T>()?;
+        ndarray::ArrayViewD::from_shape(self.shape(), slice).map_err(|e| Error::new(Code::Internal, e.to_string()))
+    }
+
+    /// The array as an owned `ndarray`, copied.
+    ///
+    /// # Errors
+    /// If the elements are of another type.
+    #[cfg(feature = "ndarray")]
+    pub fn to_ndarray<T: Element>(&self) -> Result<ndarray::ArrayD<T>> {
+        let elements = self.to_vec::<T>()?;
+        ndarray::ArrayD::from_shape_vec(self.shape(), elements).map_err(|e| Error::new(Code::Internal, e.to_string()))
+    }
+
+    fn expect<T: Element>(&self) -> Result<()> {
+        if T::DTYPE == self.dtype {
+            return Ok(());
+        }
+        let error =
+            Diagnostic::new(Code::InputMismatch, format!("an array of {} is not one of {}", self.dtype, T::DTYPE));
+        Err(error.hint(format!("convert in the expression, as in `{}(x)`", T::DTYPE)).into())
+    }
+}
+
+impl Clone for Array {
+    /// A row-major copy.
+    ///
+    /// # Panics
+    /// If the system gives no memory; [`Array::copy_of`] returns an error instead.
+    fn clone(&self) -> Array {
+        match Array::copy_of(self) {
+            Ok(copy) => copy,
+            Err(error) => panic!("cloning an array: {error}"),
+        }
+    }
+}
+
+/// Equal dtype, shape and bits, except that any NaN equals any NaN.
+impl PartialEq for Array {
+    fn eq(&self, other: &Array) -> bool {
+        let nan = |l: Literal| l.dtype().is_float() && l.as_f64().is_nan();
+        self.dtype == other.dtype
+            && self.place.shape == other.place.shape
+            && self.view().elements().zip(other.view().elements()).all(|(a, b)| a == b || (nan(a) && nan(b)))
+    }
+}
+
+/// `f64[2, 3]` and the elements; long dimensions are cut to the first and last three.
+impl fmt::Display for Array {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?} ", self.dtype, self.shape())?;
+        write_elements(f, &self.view())
+    }
+}
+
+impl fmt::Debug for Array {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// How many elements a dimension shows at either end when it is cut.
+const SHOWN: u64 = 3;
+
+/// Brackets around rows, innermost dimensions on one line. Of arrays with many elements only the edges are shown.
+pub(crate) fn write_elements(f: &mut dyn fmt::Write, array: &ArrayRef<'_>) -> fmt::Result {
+    let shape = array.shape();
+    let rank = shape.len();
+    if rank == 0 {
+        return write_element(f, array, &[]);
+    }
+    if array.is_empty() {
+        return f.write_str("[]");
+    }
+    let cut = array.len() > 1000;
+    let mut index = vec![0usize; rank];
+    for _ in 0..rank {
+        f.write_char('[')?;
+    }
+    loop {
+        write_element(f, array, &index)?;
+        // To the next element: how many dimensions end here?
+        let mut axis = rank;
+        loop {
+            if axis == 0 {
+                return Ok(());
+            }
+            axis -= 1;
+            index[axis] += 1;
+            let skips = cut && index[axis] as u64 == SHOWN && shape[axis] > 2 * SHOWN;
+            if skips {
+                index[axis] = (shape[axis] - SHOWN) as usize;
+            }
+            if (index[axis] as u64) < shape[axis] {
+                separate(f, rank, axis, skips)?;
+                break;
+            }
+            index[axis] = 0;
+            f.write_char(']')?;
+        }
+    }
+}
+
+/// What stands between two elements that differ first at `axis`.
+fn separate(f: &mut dyn fmt::Write, rank: usize, axis: usize, skips: bool) -> fmt::Result {
+    let inner = rank - 1 - axis;
+    if inner == 0 {
+        return f.write_str(if skips { ", ..., " } else { ", " });
+    }
+    let indent = " ".repeat(axis + 1);
+    write!(f, ",\n{indent}")?;
+    if skips {
+        write!(f, "...,\n{indent}")?;
+    }
+    f.write_str(&"[".repeat(inner))
+}
+
+fn write_element(f: &mut dyn fmt::Write, array: &ArrayRef<'_>, index: &[usize]) -> fmt::Result {
+    match array.get(index) {
+        Some(literal) => write!(f, "{}", Plain(literal)),
+        None => f.write_str("?"),
+    }
+}
+
+/// A scalar as a person writes it: `1.5`, `-3`, `true`, `nan`, `1e-300`.
+pub(crate) struct Plain(pub Literal);
+
+impl fmt::Display for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let literal = self.0;
+        match literal.dtype() {
+            DType::Bool => write!(f, "{}", literal.as_bool()),
+            DType::F32 => float(f, f64::from(literal.as_f64() as f32), &format!("{:?}", literal.as_f64() as f32)),
+            DType::F64 => float(f, literal.as_f64(), &format!("{:?}", literal.as_f64())),
+            dtype if dtype.is_signed() => write!(f, "{}", literal.as_i64()),
+            _ => write!(f, "{}", literal.bits()),
+        }
+    }
+}
+
+fn float(f: &mut fmt::Formatter<'_>, value: f64, shortest: &str) -> fmt::Result {
+    match value {
+        x if x.is_nan() => f.write_str("nan"),
+        x if x == f64::INFINITY => f.write_str("inf"),
+        x if x == f64::NEG_INFINITY => f.write_str("-inf"),
+        _ => f.write_str(shortest),
+    }
+}
+
+/// A shape as the core counts it.
+fn sizes(shape: &[usize]) -> Result<Vec<u64>> {
+    if shape.len() > MAX_RANK {
+        let error = Diagnostic::new(Code::Rank, format!("{} dimensions", shape.len()));
+        return Err(error.why(format!("an array has at most {MAX_RANK}")).into());
+    }
+    Ok(shape.iter().map(|n| *n as u64).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_come_back() {
+        let a = Array::from_vec(vec![1i32, 2, 3, 4, 5, 6], &[2, 3]).unwrap();
+        assert_eq!(a.as_slice::<i32>().unwrap(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(a.as_slice::<i64>().unwrap_err().code(), Code::InputMismatch);
+        assert_eq!(a.as_slice::<i32>().unwrap().as_ptr() as usize % 64, 0);
+        assert_eq!(a.clone(), a);
+        assert_eq!(Array::scalar(2.5f32).unwrap().item::<f64>().unwrap(), 2.5);
+        assert!(a.item::<i32>().is_err());
+        assert!(Array::from_vec(vec![1u8], &[2]).is_err());
+    }
+
+    #[test]
+    fn arrays_print_as_brackets() {
+        let show = |shape: &[usize]| {
+            let n: usize = shape.iter().product();
+            Array::from_vec((0..n as i64).collect(), shape).unwrap().to_string()
+        };
+        assert_eq!(show(&[]), "i64[] 0");
+        assert_eq!(show(&[3]), "i64[3] [0, 1, 2]");
+        assert_eq!(show(&[2, 2]), "i64[2, 2] [[0, 1],\n [2, 3]]");
+        assert_eq!(show(&[2, 1, 2]), "i64[2, 1, 2] [[[0, 1]],\n [[2, 3]]]");
+        assert_eq!(show(&[0, 3]), "i64[0, 3] []");
+        assert_eq!(show(&[2000]), "i64[2000] [0, 1, 2, ..., 1997, 1998, 1999]");
+        assert_eq!(Array::from_vec(vec![1.0, f64::NAN, -0.0], &[3]).unwrap().to_string(), "f64[3] [1.0, nan, -0.0]");
+    }
+
+    #[test]
+    fn long_matrices_are_cut_in_both_directions() {
+        let a = Array::from_vec((0..100 * 100).collect::<Vec<i32>>(), &[100, 100]).unwrap();
+        let text = a.to_string();
+        assert_eq!(text.lines().count(), 7, "{text}");
+        assert!(text.contains("[0, 1, 2, ..., 97, 98, 99],"), "{text}");
+        assert!(text.ends_with("[9900, 9901, 9902, ..., 9997, 9998, 9999]]"), "{text}");
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        for shape in [&[usize::MAX, 2][..], &[1 << 62, 1], &[1 << 33, 1 << 33, 0, 3]] {
+            let result = Array::zeros(DType::F64, shape);
+            match shape.contains(&0) {
+                true => assert!(result.unwrap().is_empty()),
+                false => assert_eq!(result.unwrap_err().code(), Code::TooLarge),
+            }
+        }
+        assert_eq!(Array::zeros(DType::U8, &[1; 33]).unwrap_err().code(), Code::Rank);
+        assert_eq!(Array::zeros(DType::U8, &[1; 32]).unwrap().len(), 1);
+    }
+}

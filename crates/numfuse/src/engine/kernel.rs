@@ -1,0 +1,142 @@
+//! A compiled expression to be run again and again, from any thread, with arrays of any sizes.
+
+use super::program::Program;
+use super::run::{self, Results};
+use super::{CancelToken, Shared};
+use crate::array::Array;
+use crate::env::{Env, Outputs};
+use crate::error::Result;
+use crate::view::ArrayRef;
+use numfuse_core::diagnostic::{Code, Diagnostic, suggest};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// A compiled expression; [`Engine::compile`](super::Engine::compile) and [`Engine::prepare`](super::Engine::prepare)
+/// return one. Runs hold no lock, so that threads do not wait for each other; new sizes do not compile anything anew.
+///
+/// ```
+/// use numfuse::{Array, DType, Engine, Expr, Kernel, vars};
+/// let x = Expr::input("x", DType::F64, [None])?;
+/// let kernel: Kernel<(Array, Array)> = Engine::default().compile((x.sum(0), &x * 2))?;
+/// let (sum, twice) = kernel.run(&vars! { x: [1.0, 2.0] })?;
+/// assert_eq!((sum.item::<f64>()?, twice.as_slice::<f64>()?), (3.0, &[2.0, 4.0][..]));
+///
+/// let mut total = [0.0];
+/// let mut out = vec![0.0; 3];
+/// let mut sum = numfuse::ArrayMut::shaped(&mut total, &[])?;
+/// kernel.run_into(&vars! { x: [1.0, 2.0, 3.0] }, (&mut sum, &mut out))?;
+/// assert_eq!((total, out), ([6.0], vec![2.0, 4.0, 6.0]));
+/// # Ok::<(), numfuse::Error>(())
+/// ```
+pub struct Kernel<A = Array> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) program: Arc<Program>,
+    pub(super) collect: fn(Results) -> A,
+}
+
+impl<A> Clone for Kernel<A> {
+    fn clone(&self) -> Kernel<A> {
+        Kernel { shared: self.shared.clone(), program: self.program.clone(), collect: self.collect }
+    }
+}
+
+impl<A> std::fmt::Debug for Kernel<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.program.inputs.iter().map(|i| i.name.as_str()).collect();
+        write!(f, "Kernel({})", names.join(", "))
+    }
+}
+
+impl<A> Kernel<A> {
+    /// Evaluates the expression with arrays of any sizes that fit it.
+    ///
+    /// # Errors
+    /// If an input is missing or of another dtype or rank than declared, or the sizes do not fit the expression.
+    pub fn run(&self, env: &Env<'_>) -> Result<A> {
+        self.run_with(env, None)
+    }
+
+    /// As [`Kernel::run`], until the token is cancelled.
+    ///
+    /// # Errors
+    /// As [`Kernel::run`], and if it was cancelled.
+    pub fn run_with(&self, env: &Env<'_>, token: Option<&CancelToken>) -> Result<A> {
+        let inputs = gather(&self.program, env)?;
+        let inputs: SmallVec<[&ArrayRef<'_>; 3]> = inputs.iter().map(AsRef::as_ref).collect();
+        Ok((self.collect)(run::run(&self.shared, &self.program, &inputs, token)?))
+    }
+
+    /// Evaluates the expression into arrays of the caller, one for each result: `&mut out`, or a tuple or vector.
+    /// They may be strided, and may overlap inputs: the results are those that separate arrays would get.
+    ///
+    /// # Errors
+    /// As [`Kernel::run`]; and if an output has another dtype or shape than its result, or shares memory with itself or
+    /// another output. Outputs are not touched then. If the evaluation fails later (an overflowing exponent, no memory,
+    /// cancelled), what they hold is not specified.
+    pub fn run_into<'o>(&self, env: &Env<'_>, outputs: impl Outputs<'o>) -> Result<()> {
+        self.run_into_with(env, outputs, None)
+    }
+
+    /// As [`Kernel::run_into`], until the token is cancelled.
+    ///
+    /// # Errors
+    /// As [`Kernel::run_into`], and if it was cancelled.
+    pub fn run_into_with<'o>(
+        &self,
+        env: &Env<'_>,
+        outputs: impl Outputs<'o>,
+        token: Option<&CancelToken>,
+    ) -> Result<()> {
+        let inputs = gather(&self.program, env)?;
+        let inputs: SmallVec<[&ArrayRef<'_>; 3]> = inputs.iter().map(AsRef::as_ref).collect();
+        run::run_into(&self.shared, &self.program, &inputs, outputs.into_arrays(), token)
+    }
+}
+
+/// An input as it was given, or converted: a plain number takes the dtype of the scalar that it is given for.
+enum Given<'e, 'a> {
+    Bound(&'e ArrayRef<'a>),
+    Converted(ArrayRef<'static>),
+}
+
+impl<'e, 'a> AsRef<ArrayRef<'e>> for Given<'e, 'a> {
+    fn as_ref(&self) -> &ArrayRef<'e> {
+        match self {
+            Given::Bound(array) => array,
+            Given::Converted(array) => array,
+        }
+    }
+}
+
+/// The arrays of the program's inputs, in order.
+fn gather<'e, 'a>(program: &Program, env: &'e Env<'a>) -> Result<SmallVec<[Given<'e, 'a>; 3]>> {
+    let mut inputs = SmallVec::new();
+    for (i, input) in program.inputs.iter().enumerate() {
+        let name = &input.name;
+        let Some(array) = env.get_near(i, name) else {
+            let error = Diagnostic::new(Code::MissingInput, format!("input `{name}` is missing"));
+            return Err(match suggest(name, env.names()) {
+                Some(near) => error.hint(format!("did you mean `{name}` by `{near}`?")),
+                None => error,
+            }
+            .into());
+        };
+        let wrong = |title: String, why: String| Err(Diagnostic::new(Code::InputMismatch, title).why(why).into());
+        let rank = |n: usize| if n == 1 { "1 dimension".to_owned() } else { format!("{n} dimensions") };
+        if array.shape().len() != input.shape.len() {
+            let title = format!("input `{name}` has {}", rank(array.shape().len()));
+            return wrong(title, format!("it was declared with {}", rank(input.shape.len())));
+        }
+        inputs.push(if array.dtype() == input.dtype && array.is_weak() == input.weak {
+            Given::Bound(array)
+        } else if let (true, Some(number)) = (array.is_weak() && !input.weak, array.get(&[])) {
+            Given::Converted(ArrayRef::from_literal(number.cast(input.dtype), false))
+        } else {
+            return wrong(
+                format!("input `{name}` is of {}", array.dtype()),
+                format!("it was declared as {}", input.dtype),
+            );
+        });
+    }
+    Ok(inputs)
+}

@@ -1,0 +1,320 @@
+//! An expression for inputs of certain types, and what has been prepared for it: plans, and calls with their sizes.
+//!
+//! A [`Program`] knows how to build its graph. Graphs do not depend on sizes, save on which of them are 1 and broadcast;
+//! so a program has one plan, or a few ([`Variant`]). A [`Call`] is a plan with the sizes and strides of one evaluation:
+//! everything but the pointers. The last few are kept, so that a repeated evaluation only compares sizes and strides.
+//!
+//! Invariant: a variant or call, once made, never changes; what was found under a lock is used after it.
+
+use super::Shared;
+use crate::error::{Error, Result};
+use crate::expr::{Input, Recipe, Size};
+use crate::view::{ArrayMut, ArrayRef, BoundStep};
+use numfuse_core::diagnostic::{Code, Diagnostic};
+use numfuse_core::dtype::DType;
+use numfuse_core::graph::Graph;
+use numfuse_core::kernel::Kernel;
+use numfuse_core::pipeline;
+use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided};
+use numfuse_core::shape::Unmet;
+use numfuse_lang::{Ast, DimSpec, InputType};
+use smallvec::SmallVec;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Where a program's graph comes from.
+pub(crate) enum Source {
+    Text(Arc<Ast>),
+    Recipe(Arc<Recipe>),
+}
+
+pub(crate) struct Program {
+    source: Source,
+    /// The text, for messages.
+    pub text: Option<Arc<str>>,
+    pub inputs: Vec<Input>,
+    variants: RwLock<Vec<Arc<Variant>>>,
+    calls: RwLock<SmallVec<[Arc<Call>; CALLS]>>,
+}
+
+/// How many calls a program remembers, and how many variants.
+const CALLS: usize = 4;
+const VARIANTS: usize = 16;
+
+/// A plan, and the kernels of the last calls.
+pub(crate) struct Variant {
+    pub plan: Plan,
+}
+
+/// See the module text.
+pub(crate) struct Call {
+    pub variant: Arc<Variant>,
+    inputs: SmallVec<[Strided; 3]>,
+    /// The places of outputs that the caller provides; none if results are made.
+    given: Option<SmallVec<[Strided; 1]>>,
+    /// The kernels of the steps, as specialised for this call.
+    pub steps: Vec<(Kernel, BoundStep)>,
+    /// The dtype and place of each output of the plan.
+    pub outputs: SmallVec<[(DType, Strided); 1]>,
+    /// What each buffer of the plan is.
+    pub buffers: SmallVec<[Slot; 6]>,
+    pub arena_bytes: usize,
+}
+
+/// What a buffer of a plan is in a call.
+#[derive(Clone, Copy)]
+pub(crate) enum Slot {
+    Input(u32),
+    Output(u32),
+    /// A part of the arena.
+    Temp {
+        offset: usize,
+        len: usize,
+    },
+}
+
+impl Program {
+    pub fn new(source: Source, text: Option<Arc<str>>, inputs: Vec<Input>) -> Program {
+        let (variants, calls) = (RwLock::new(Vec::new()), RwLock::new(SmallVec::new()));
+        Program { source, text, inputs, variants, calls }
+    }
+
+    /// The graph, for a call with these sizes of its symbols if they are given.
+    pub fn graph(&self, shared: &Shared, symbol_hints: Option<Vec<u64>>) -> Result<Graph> {
+        match &self.source {
+            Source::Recipe(recipe) => recipe.graph(symbol_hints),
+            Source::Text(ast) => {
+                let shapes: Vec<_> = self.inputs.iter().map(Input::spec).collect();
+                let types: Vec<_> = self.inputs.iter().zip(&shapes).map(|(i, shape)| i.as_type(shape)).collect();
+                let (graph, diagnostics) = numfuse_lang::lower(ast, &types, symbol_hints, &shared.limits.source());
+                graph.ok_or_else(|| Error::from(diagnostics))
+            }
+        }
+        .map_err(|error| error.with_text(self.text.as_ref()))
+    }
+
+    /// A plan without sizes: finds mistakes early.
+    pub fn prepare(&self, shared: &Shared) -> Result<Arc<Variant>> {
+        self.add_variant(shared, None)
+    }
+
+    /// The call with inputs, and outputs if the caller has them, at these places.
+    pub fn call(&self, shared: &Shared, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> Result<Arc<Call>> {
+        let calls = self.calls.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(call) = calls.iter().find(|c| c.fits(inputs, given)) {
+            return Ok(call.clone());
+        }
+        drop(calls);
+        let call = Arc::new(self.new_call(shared, inputs, given).map_err(|e| e.with_text(self.text.as_ref()))?);
+        let mut calls = self.calls.write().unwrap_or_else(PoisonError::into_inner);
+        if calls.len() == CALLS {
+            calls.pop();
+        }
+        calls.insert(0, call.clone());
+        Ok(call)
+    }
+
+    /// Binds sizes to a plan, one that is there or a new one.
+    fn new_call(&self, shared: &Shared, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> Result<Call> {
+        let symbols = self.symbols(inputs)?;
+        let variants = self.variants.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for variant in variants.iter().rev() {
+            let sizes = variant.plan.graph.dims.sizes(&symbols);
+            match variant.plan.graph.dims.check(&sizes) {
+                Ok(()) => return Call::new(shared, variant.clone(), &sizes, inputs, given),
+                Err(Unmet::Respecialize) => {}
+                Err(Unmet::Error(error)) => return Err(Error::from(*error)),
+            }
+        }
+        let variant = self.add_variant(shared, Some(symbols.clone()))?;
+        let sizes = variant.plan.graph.dims.sizes(&symbols);
+        match variant.plan.graph.dims.check(&sizes) {
+            Ok(()) => Call::new(shared, variant, &sizes, inputs, given),
+            Err(Unmet::Error(error)) => Err(Error::from(*error)),
+            Err(Unmet::Respecialize) => {
+                Err(Error::new(Code::Internal, "a plan does not fit the sizes it was made for"))
+            }
+        }
+    }
+
+    fn add_variant(&self, shared: &Shared, hints: Option<Vec<u64>>) -> Result<Arc<Variant>> {
+        let graph = self.graph(shared, hints)?;
+        shared.counters.plans.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let plan = pipeline::plan(graph, pipeline::Options::default(), &mut |_, _| {});
+        let plan = plan.map_err(|e| Error::from(e).with_text(self.text.as_ref()))?;
+        if !plan.graph.inputs().iter().map(|i| &i.name).eq(self.inputs.iter().map(|i| &i.name)) {
+            return Err(Error::new(Code::Internal, "a plan with other inputs than its expression"));
+        }
+        let variant = Arc::new(Variant { plan });
+        let mut variants = self.variants.write().unwrap_or_else(PoisonError::into_inner);
+        if variants.len() == VARIANTS {
+            variants.remove(0);
+        }
+        variants.push(variant.clone());
+        Ok(variant)
+    }
+
+    /// The sizes of the symbols of the graph.
+    fn symbols(&self, inputs: &[&ArrayRef<'_>]) -> Result<Vec<u64>> {
+        let specs: Vec<_> = self.inputs.iter().map(Input::spec).collect();
+        let types = self.inputs.iter().zip(&specs).map(|(input, spec)| input.as_type(spec));
+        let symbols = numfuse_lang::symbols(types.zip(inputs.iter().map(|i| i.shape())));
+        symbols.map_err(|e| Error::from(*e))
+    }
+}
+
+impl Input {
+    fn spec(&self) -> SmallVec<[DimSpec<'_>; 4]> {
+        self.shape
+            .iter()
+            .map(|size| match size {
+                Size::Fixed(size) => DimSpec::Fixed(*size),
+                Size::Named(name) => DimSpec::Symbol(name),
+                Size::Unknown => DimSpec::Unknown,
+            })
+            .collect()
+    }
+
+    fn as_type<'a>(&'a self, shape: &'a [DimSpec<'a>]) -> InputType<'a> {
+        InputType { name: &self.name, dtype: self.dtype, weak: self.weak, shape }
+    }
+}
+
+impl Call {
+    fn new(
+        shared: &Shared,
+        variant: Arc<Variant>,
+        sizes: &[u64],
+        inputs: &[&ArrayRef<'_>],
+        given: Option<&[ArrayMut<'_>]>,
+    ) -> Result<Call> {
+        let plan = &variant.plan;
+        let places: SmallVec<[Strided; 3]> = inputs.iter().map(|i| i.place().clone()).collect();
+        let mut places = plan.places(sizes, &places)?;
+        let mut outputs: SmallVec<[(DType, Strided); 1]> = SmallVec::new();
+        let mut output_bytes = 0usize;
+        for (i, buffer) in plan.outputs.iter().enumerate() {
+            let dtype = plan.buffers[buffer.index()].dtype;
+            let place = &mut places[buffer.index()];
+            output_bytes = output_bytes.saturating_add(place.count() as usize * dtype.size());
+            if let Some(given) = given {
+                check_output(i, &given[i], dtype, place)?;
+                if is_own(plan, i) {
+                    *place = given[i].place().clone();
+                }
+                outputs.push((dtype, given[i].place().clone()));
+            } else {
+                outputs.push((dtype, place.clone()));
+            }
+        }
+        limit("results", output_bytes, shared.limits.output_bytes)?;
+        let (buffers, arena_bytes) = layout(plan, &places)?;
+        limit("temporaries", arena_bytes, shared.limits.temp_bytes)?;
+
+        let mut steps = Vec::with_capacity(plan.steps.len());
+        for step in &plan.steps {
+            let bound = step.bind(sizes, &places)?;
+            if bound.is_empty {
+                continue;
+            }
+            let kernel = step.specialize(&bound.launch);
+            let tier = shared.code.get(kernel.clone())?;
+            let operands = step.operands.iter().map(|o| o.buffer);
+            let step = BoundStep::new(&kernel, tier, bound, operands, |b: BufferId| places[b.index()].count() == 0)?;
+            steps.push((kernel, step));
+        }
+        let inputs = inputs.iter().map(|i| i.place().clone()).collect();
+        let given = given.map(|g| g.iter().map(|g| g.place().clone()).collect());
+        Ok(Call { variant, inputs, given, steps, outputs, buffers, arena_bytes })
+    }
+
+    fn fits(&self, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> bool {
+        let same = |a: &Strided, b: &Strided| a.shape == b.shape && a.strides == b.strides;
+        self.inputs.iter().zip(inputs).all(|(place, input)| same(place, input.place()))
+            && match (&self.given, given) {
+                (None, None) => true,
+                (Some(places), Some(given)) => {
+                    places.len() == given.len()
+                        && given.iter().zip(&self.outputs).all(|(g, (dtype, _))| g.dtype() == *dtype)
+                        && places.iter().zip(given).all(|(place, given)| same(place, given.place()))
+                }
+                _ => false,
+            }
+    }
+}
+
+/// True if the n-th output is written by a step, and is not a copy of another output that is the same node.
+pub(crate) fn is_own(plan: &Plan, n: usize) -> bool {
+    plan.buffers[plan.outputs[n].index()].kind == BufferKind::Output(n as u32)
+}
+
+fn check_output(n: usize, given: &ArrayMut<'_>, dtype: DType, place: &Strided) -> Result<()> {
+    let title = if n == 0 { "the output".to_owned() } else { format!("output {n}") };
+    if given.dtype() != dtype {
+        let error = Diagnostic::new(Code::Output, format!("{title} is of {}, the result is of {dtype}", given.dtype()));
+        return Err(error.hint(format!("convert in the expression: `{}(...)`", given.dtype())).into());
+    }
+    if given.shape() != place.shape.as_slice() {
+        let error = Diagnostic::new(
+            Code::Output,
+            format!("{title} has shape {:?}, the result has {:?}", given.shape(), place.shape.as_slice()),
+        );
+        return Err(error.why("results are not broadcast to an output").into());
+    }
+    if crate::view::overlaps_itself(given.place(), dtype) {
+        let error = Diagnostic::new(Code::Output, format!("elements of {title} share memory"));
+        return Err(error.why(format!("its byte strides are {:?}", given.strides())).into());
+    }
+    Ok(())
+}
+
+fn limit(what: &str, bytes: usize, limit: usize) -> Result<()> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    let error = Diagnostic::new(Code::TooLarge, format!("{bytes} bytes of {what}"));
+    Err(error.why(format!("the limit is {limit} bytes")).into())
+}
+
+/// Where each buffer is. Temporaries that do not live at the same time share memory; first fit, in order of the steps.
+fn layout(plan: &Plan, places: &[Strided]) -> Result<(SmallVec<[Slot; 6]>, usize)> {
+    const ALIGN: usize = 64;
+    let mut slots: SmallVec<[Slot; 6]> = SmallVec::new();
+    let mut temps: Vec<usize> = Vec::new();
+    for (i, buffer) in plan.buffers.iter().enumerate() {
+        slots.push(match buffer.kind {
+            BufferKind::Input(n) => Slot::Input(n),
+            BufferKind::Output(n) => Slot::Output(n),
+            BufferKind::Guard(_) | BufferKind::Temp => {
+                temps.push(i);
+                Slot::Temp { offset: 0, len: places[i].count() as usize * buffer.dtype.size() }
+            }
+        });
+    }
+    // A guard is read after the last step.
+    let last = |i: usize| match plan.buffers[i].kind {
+        BufferKind::Guard(_) => usize::MAX,
+        _ => plan.buffers[i].last,
+    };
+    temps.sort_by_key(|i| plan.buffers[*i].first);
+    let too_large = || Diagnostic::new(Code::TooLarge, "the temporaries are too large");
+    let mut live: Vec<(usize, usize, usize)> = Vec::new();
+    let mut bytes = 0usize;
+    for i in temps {
+        let Slot::Temp { len, .. } = slots[i] else { continue };
+        live.retain(|(_, _, last)| *last >= plan.buffers[i].first);
+        live.sort_unstable();
+        let size = len.max(1).checked_next_multiple_of(ALIGN).ok_or_else(too_large)?;
+        let mut offset = 0;
+        for (start, end, _) in &live {
+            if start - offset >= size {
+                break;
+            }
+            offset = *end;
+        }
+        let end = offset.checked_add(size).filter(|end| *end <= isize::MAX as usize).ok_or_else(too_large)?;
+        live.push((offset, end, last(i)));
+        bytes = bytes.max(end);
+        slots[i] = Slot::Temp { offset, len };
+    }
+    Ok((slots, bytes))
+}
