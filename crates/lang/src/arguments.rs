@@ -81,7 +81,7 @@ impl Lower<'_> {
                             let error = wrong(format!("`{name}` has no argument `{}`", shown(keyword)));
                             let error = error.at(span, "its value");
                             return self.refuse(match suggest(keyword, params.iter().copied()) {
-                                Some(near) => error.why(format!("did you mean `{near}`?")),
+                                Some(near) => error.hint(format!("did you mean `{near}`? {}", hint())),
                                 None => error,
                             });
                         }
@@ -95,7 +95,7 @@ impl Lower<'_> {
         }
         if let Some(missing) = bound[..required].iter().position(Option::is_none) {
             let error = wrong(format!("`{name}` is missing its argument `{}`", params[missing]));
-            return self.refuse(error.at(at, format!("called with {} of {required}", given.len())));
+            return self.refuse(error.at(at, format!("`{}` is not given", params[missing])));
         }
         Ok(bound)
     }
@@ -128,12 +128,17 @@ impl Lower<'_> {
     fn axes(&mut self, op: Op, name: &str, id: ExprId) -> Result<Option<SmallVec<[i64; 4]>>, Reported> {
         match self.value(id) {
             Value::None => Ok(None),
-            Value::Tuple(list) => {
-                self.ast.list(list).iter().map(|item| self.integer(item.value, "an axis")).collect::<Result<_, _>>().map(Some)
-            }
+            Value::Tuple(list) => self
+                .ast
+                .list(list)
+                .iter()
+                .map(|item| self.integer(item.value, "an axis"))
+                .collect::<Result<_, _>>()
+                .map(Some),
             Value::Node(_) if matches!(op, Op::MIN | Op::MAX) => {
                 let pairwise = if op == Op::MIN { Op::MINIMUM } else { Op::MAXIMUM };
-                let error = Diagnostic::new(Code::NotConstant, "an axis has to be a constant").at(self.span(id), "computed");
+                let error =
+                    Diagnostic::new(Code::NotConstant, "an axis has to be a constant").at(self.span(id), "computed");
                 self.refuse(
                     error
                         .why(format!("`{name}(x, axis)` is a reduction along an axis"))
@@ -158,9 +163,9 @@ impl Lower<'_> {
     /// `x.transpose()`, `x.transpose(1, 0)`, `transpose(x, (1, 0))`.
     pub fn transpose(&mut self, given: Given<'_>, expr: &Expr) -> Result<Value, Reported> {
         // A method takes the axes one by one too.
-        let spread = given.receiver.filter(|_| {
-            given.arguments.len() != 1 && given.arguments.iter().all(|a| a.keyword.is_none())
-        });
+        let spread = given
+            .receiver
+            .filter(|_| given.arguments.len() != 1 && given.arguments.iter().all(|a| a.keyword.is_none()));
         let (operand, axes) = if let Some(receiver) = spread {
             let axes: SmallVec<[i64; 4]> =
                 given.arguments.iter().map(|a| self.integer(a.value, "an axis")).collect::<Result<_, _>>()?;

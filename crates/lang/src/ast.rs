@@ -129,12 +129,18 @@ pub struct Ast {
     pub(crate) exprs: Vec<Expr>,
     pub(crate) lists: Vec<Argument>,
     pub(crate) statements: Vec<Statement>,
+    pub(crate) is_complete: bool,
 }
 
 impl Ast {
     /// The text that was parsed.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// True if the text parsed without a mistake.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     /// The statements; there is at least one.

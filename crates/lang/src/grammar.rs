@@ -122,7 +122,8 @@ enum Elements {
 fn elements<'t>(
     expr: impl Parser<'t, Tokens<'t>, Parsed, Extra<'t>> + Clone,
 ) -> impl Parser<'t, Tokens<'t>, Elements, Extra<'t>> + Clone {
-    let rest = expr.clone().map(Parsed::argument).separated_by(just(Token::Comma)).allow_trailing().collect::<Arguments>();
+    let rest =
+        expr.clone().map(Parsed::argument).separated_by(just(Token::Comma)).allow_trailing().collect::<Arguments>();
     expr.then(just(Token::Comma).ignore_then(rest).or_not()).map(|(first, rest)| match rest {
         None => Elements::One(first),
         Some(mut items) => {
@@ -171,22 +172,21 @@ fn expr<'t>(
             }
         }
     });
-    let group = elements(expr.clone())
-        .or_not()
-        .delimited_by(just(Token::LeftParen), just(Token::RightParen))
-        .map_with(|elements, e| match elements {
+    let group = elements(expr.clone()).or_not().delimited_by(just(Token::LeftParen), just(Token::RightParen)).map_with(
+        |elements, e| match elements {
             Some(Elements::One(value)) => Parsed { is_comparison: false, ..value },
             Some(Elements::Many(items)) => tuple(items, e),
             None => tuple(Arguments::new(), e),
-        });
+        },
+    );
 
     let bound = expr.clone().map(|bound| bound.id);
     // What follows the first bound of a slice.
     let bounds = just(Token::Colon)
         .ignore_then(bound.clone().or_not())
         .then(just(Token::Colon).ignore_then(bound.clone().or_not()).or_not());
-    let item = choice((bound.map(Some).then(bounds.clone().or_not()), bounds.map(|bounds| (None, Some(bounds))))).map_with(
-        |(start, bounds), e| {
+    let item = choice((bound.map(Some).then(bounds.clone().or_not()), bounds.map(|bounds| (None, Some(bounds)))))
+        .map_with(|(start, bounds), e| {
             let value = match (start, bounds) {
                 (start, Some((stop, step))) => {
                     let span = e.span();
@@ -197,8 +197,7 @@ fn expr<'t>(
                 (None, None) => return None,
             };
             Some(Argument { keyword: None, value })
-        },
-    );
+        });
     let index = item
         .separated_by(just(Token::Comma))
         .at_least(1)
@@ -206,28 +205,30 @@ fn expr<'t>(
         .collect::<SmallVec<[Option<Argument>; 4]>>()
         .delimited_by(just(Token::LeftBracket), just(Token::RightBracket))
         .map(|items| Trailer::Index(items.into_iter().flatten().collect()));
-    let member = just(Token::Dot).ignore_then(name).then(arguments.or_not()).map(|((name, at), arguments)| {
-        match arguments {
+    let member =
+        just(Token::Dot).ignore_then(name).then(arguments.or_not()).map(|((name, at), arguments)| match arguments {
             None => Trailer::Attribute(name, at),
             Some(arguments) => Trailer::Method(name, at, arguments),
-        }
-    });
+        });
 
-    let primary = choice((named, constant, group)).foldl_with(choice((index, member)).repeated(), |x, trailer, e: &mut Context<'t, '_>| {
-        let span = e.span();
-        let builder = e.state();
-        match trailer {
-            Trailer::Index(items) => {
-                let list = builder.list(items);
-                builder.push(ExprKind::Index(x.id, list), span, None)
+    let primary = choice((named, constant, group)).foldl_with(
+        choice((index, member)).repeated(),
+        |x, trailer, e: &mut Context<'t, '_>| {
+            let span = e.span();
+            let builder = e.state();
+            match trailer {
+                Trailer::Index(items) => {
+                    let list = builder.list(items);
+                    builder.push(ExprKind::Index(x.id, list), span, None)
+                }
+                Trailer::Attribute(name, at) => builder.push(ExprKind::Attribute(x.id, name), span, Some(at)),
+                Trailer::Method(name, at, arguments) => {
+                    let list = builder.list(arguments);
+                    builder.push(ExprKind::Method(x.id, name, list), span, Some(at))
+                }
             }
-            Trailer::Attribute(name, at) => builder.push(ExprKind::Attribute(x.id, name), span, Some(at)),
-            Trailer::Method(name, at, arguments) => {
-                let list = builder.list(arguments);
-                builder.push(ExprKind::Method(x.id, name, list), span, Some(at))
-            }
-        }
-    });
+        },
+    );
 
     let before: Vec<_> = prefix_levels()
         .iter()
@@ -250,23 +251,30 @@ fn expr<'t>(
                 Token::Operator(Symbol { infix: Some((op, p, _)), .. }) = e if p == level => (op, e.span())
             };
             let grouping = if fix == Fix::Right { right(u16::from(level)) } else { left(u16::from(level)) };
-            infix(grouping, operator, move |x: Parsed, (op, at): (Op, SimpleSpan), y: Parsed, e: &mut Context<'t, '_>| {
-                let span = e.span();
-                let kind = match (fix, x.is_comparison) {
-                    (Fix::Chain, true) => ExprKind::Chain(x.id, op, y.id),
-                    _ => ExprKind::Infix(op, x.id, y.id),
-                };
-                let parsed = e.state().push(kind, span, Some(at));
-                Parsed { is_comparison: fix == Fix::Chain, ..parsed }
-            })
+            infix(
+                grouping,
+                operator,
+                move |x: Parsed, (op, at): (Op, SimpleSpan), y: Parsed, e: &mut Context<'t, '_>| {
+                    let span = e.span();
+                    let kind = match (fix, x.is_comparison) {
+                        (Fix::Chain, true) => ExprKind::Chain(x.id, op, y.id),
+                        _ => ExprKind::Infix(op, x.id, y.id),
+                    };
+                    let parsed = e.state().push(kind, span, Some(at));
+                    Parsed { is_comparison: fix == Fix::Chain, ..parsed }
+                },
+            )
         })
         .collect();
-    let condition =
-        select! { Token::If = e => e.span() }.then(expr).then_ignore(just(Token::Else));
-    let choose = infix(right(0), condition, |then: Parsed, (at, condition): (SimpleSpan, Parsed), otherwise: Parsed, e: &mut Context<'t, '_>| {
-        let span = e.span();
-        let kind = ExprKind::Conditional { then: then.id, condition: condition.id, otherwise: otherwise.id };
-        e.state().push(kind, span, Some(at))
-    });
+    let condition = select! { Token::If = e => e.span() }.then(expr).then_ignore(just(Token::Else));
+    let choose = infix(
+        right(0),
+        condition,
+        |then: Parsed, (at, condition): (SimpleSpan, Parsed), otherwise: Parsed, e: &mut Context<'t, '_>| {
+            let span = e.span();
+            let kind = ExprKind::Conditional { then: then.id, condition: condition.id, otherwise: otherwise.id };
+            e.state().push(kind, span, Some(at))
+        },
+    );
     primary.pratt((before, between, choose))
 }

@@ -18,15 +18,15 @@
 //! differ only in spaces and brackets give equal graphs.
 #![forbid(unsafe_code)]
 
-mod token;
-mod number;
-mod limits;
-mod scan;
-mod grammar;
-pub mod ast;
 mod arguments;
+pub mod ast;
+mod grammar;
+mod limits;
 mod lower;
+mod number;
 mod render;
+mod scan;
+mod token;
 
 pub use ast::Ast;
 pub use limits::SourceLimits;
@@ -51,8 +51,11 @@ use token::{Token, Tokens};
 /// ```
 pub fn parse(source: &str, limits: &SourceLimits) -> (Option<Ast>, Vec<Diagnostic>) {
     let mut report = Report::new(limits);
-    let ast = parse_into(source, limits, &mut report);
+    let mut ast = parse_into(source, limits, &mut report);
     let mut diagnostics = report.diagnostics;
+    if let Some(ast) = &mut ast {
+        ast.is_complete = diagnostics.is_empty();
+    }
     // The lexer has seen all of the text before the scan began; people read from the top.
     diagnostics.sort_by_key(|d| d.span.map(|s| s.start));
     (ast, diagnostics)
@@ -107,12 +110,13 @@ fn parse_into(source: &str, limits: &SourceLimits, report: &mut Report) -> Optio
             _ => None,
         });
         if target.is_none() && i + 1 < chunks.len() && !chunk.bad {
-            report.add(|| discarded(source, span));
+            let next = tokens.tokens[chunks[i + 1].tokens.start];
+            report.add(|| discarded(source, span, matches!(next, Token::Operator(_) | Token::Dot)));
         }
         statements.push(Statement { target, value });
     }
     let Builder { exprs, lists, .. } = builder;
-    Some(Ast { source: source.into(), names: tokens.names, exprs, lists, statements })
+    Some(Ast { source: source.into(), names: tokens.names, exprs, lists, statements, is_complete: false })
 }
 
 /// What [`scan`] let pass and the grammar does not know.
@@ -130,13 +134,14 @@ fn unexpected(source: &str, tokens: &Tokens, at: usize, end: usize) -> Diagnosti
     }
 }
 
-/// The value of a statement before the last is lost unless it has a name.
-fn discarded(source: &str, span: Span) -> Diagnostic {
-    let text = limits::shown(source[span.range()].trim_end());
-    Diagnostic::new(Code::Syntax, "the value of this statement is not used")
+/// The value of a statement before the last is lost unless it has a name. `goes_on` if the next one looks like the rest.
+fn discarded(source: &str, span: Span, goes_on: bool) -> Diagnostic {
+    let error = Diagnostic::new(Code::Syntax, "the value of this statement is not used")
         .at(span, "computed and dropped")
-        .why("only the last statement gives results")
-        .hint(format!(
-            "name it, as in `r = {text}`; or return several results: `a + b, a - b`; or, if the line goes on, put it in round brackets"
-        ))
+        .why("only the last statement gives results");
+    if goes_on {
+        return error.hint("to go on in the next line, put the whole expression in round brackets");
+    }
+    let text = limits::shown(source[span.range()].trim_end());
+    error.hint(format!("name it, as in `r = {text}`, or return several results: `a + b, a - b`"))
 }

@@ -84,7 +84,7 @@ pub fn lower(
     lower.declare(inputs);
     lower.statements();
     let Lower { graph, report, .. } = lower;
-    let complete = report.diagnostics.is_empty() && !graph.outputs.is_empty();
+    let complete = ast.is_complete && report.diagnostics.is_empty();
     (complete.then_some(graph), report.diagnostics)
 }
 
@@ -93,9 +93,7 @@ pub fn lower(
 pub fn symbols<'a>(inputs: impl IntoIterator<Item = (InputType<'a>, &'a [u64])>) -> Result<Vec<u64>, Box<Diagnostic>> {
     let mut values = Vec::new();
     let mut named: Vec<(&str, u64, &str)> = Vec::new();
-    let refuse = |title: String, why: String| {
-        Err(Box::new(Diagnostic::new(Code::InputMismatch, title).why(why)))
-    };
+    let refuse = |title: String, why: String| Err(Box::new(Diagnostic::new(Code::InputMismatch, title).why(why)));
     for (input, shape) in inputs {
         let name = shown(input.name);
         if shape.len() != input.shape.len() {
@@ -238,12 +236,16 @@ impl Lower<'_> {
                 .why(why.to_owned())
                 .hint(format!("choose another name, such as `{}_`", shown(name)))
         };
-        if self.is_input[target.index()] {
+        let value = self.values[value.index()];
+        if matches!(value, Value::Error) {
+            // One mistake at a time.
+        } else if self.is_input[target.index()] {
             self.report.add(|| refuse(format!("`{}` is an input", shown(name)), "inputs are not changed"));
         } else if is_function(name) {
-            self.report.add(|| refuse(format!("`{name}` is a function"), "a value of that name would be mistaken for it"));
+            self.report
+                .add(|| refuse(format!("`{name}` is a function"), "a value of that name would be mistaken for it"));
         }
-        self.bound[target.index()] = Some(self.values[value.index()]);
+        self.bound[target.index()] = Some(value);
     }
 
     /// Makes the last statement's value the graph's outputs.
@@ -290,7 +292,7 @@ impl Lower<'_> {
                 if error.span.is_none() {
                     error = error.at(at, "here");
                 }
-                if matches!(error.code, Code::DTypeMismatch | Code::Broadcast | Code::Axis | Code::Index | Code::Rank) {
+                if !matches!(error.code, Code::Internal | Code::GraphLimit) {
                     for id in operands {
                         let what = match self.value(*id) {
                             Value::Node(node) => self.graph.display_type(node).to_string(),
@@ -353,7 +355,9 @@ impl Lower<'_> {
                 let both = self.graph.apply(Op::LOGICAL_AND, &[left, comparison]);
                 self.checked(both, expr.anchor, &[])
             }
-            ExprKind::Conditional { then, condition, otherwise } => self.apply(Op::WHERE, &[condition, then, otherwise], expr),
+            ExprKind::Conditional { then, condition, otherwise } => {
+                self.apply(Op::WHERE, &[condition, then, otherwise], expr)
+            }
             ExprKind::Call(name, list) => self.call(name, list, expr),
             ExprKind::Method(receiver, name, list) => self.method(receiver, name, list, expr),
             ExprKind::Attribute(receiver, _) => {
@@ -384,7 +388,9 @@ impl Lower<'_> {
             let known = self.ast.names().zip(&self.bound).filter(|(_, b)| b.is_some()).map(|(n, _)| n);
             let candidates: Vec<&str> = known.chain(CONSTANTS.map(|(n, _)| n)).collect();
             let error = error.at(span, "no input and no assignment before has this name");
-            match suggest(text, candidates.iter().copied()) {
+            // A single letter is near to every other one.
+            let near = suggest(text, candidates.iter().copied()).filter(|_| text.chars().nth(1).is_some());
+            match near {
                 Some(near) => error.hint(format!("did you mean `{}`?", shown(near))),
                 None if text.chars().any(|c| c == '_' || c.is_numeric()) => error.hint("give it as an input"),
                 None => {
@@ -413,7 +419,9 @@ impl Lower<'_> {
             (Op::NEGATIVE, DType::I64) => Some(Value::Literal(Literal::i64(literal.as_i64().wrapping_neg()), weak)),
             (Op::NEGATIVE, DType::F64) => Some(Value::Literal(Literal::f64(-literal.as_f64()), weak)),
             // The least `i64` is written as the negative of a number that is none.
-            (Op::NEGATIVE, DType::U64) if literal.bits() == 1 << 63 => Some(Value::Literal(Literal::i64(i64::MIN), true)),
+            (Op::NEGATIVE, DType::U64) if literal.bits() == 1 << 63 => {
+                Some(Value::Literal(Literal::i64(i64::MIN), true))
+            }
             _ => None,
         }
     }
@@ -471,7 +479,8 @@ impl Lower<'_> {
                     Some((_, Value::DType(dtype))) => self.cast(x, dtype),
                     Some((_, Value::Error)) | None => Err(Reported),
                     Some((id, _)) => {
-                        let error = Diagnostic::new(Code::Arguments, "`astype` takes a dtype").at(self.span(id), "not a dtype");
+                        let error =
+                            Diagnostic::new(Code::Arguments, "`astype` takes a dtype").at(self.span(id), "not a dtype");
                         self.refuse(error.hint("write `x.astype(f32)`"))
                     }
                 }
@@ -487,13 +496,14 @@ impl Lower<'_> {
     fn unknown_function(&mut self, name: NameId, span: Span) -> Result<Value, Reported> {
         let text = self.ast.name(name);
         let quoted = shown(text);
-        if self.bound[name.index()].is_some() {
+        if self.bound[name.index()].is_some() || self.is_input[name.index()] {
             let error = Diagnostic::new(Code::UnknownFunction, format!("`{quoted}` is a value, not a function"))
                 .at(span, "called here")
                 .hint(format!("for a product write `{quoted} * (...)`, for an element `{quoted}[...]`"));
             return self.refuse(error);
         }
-        let error = Diagnostic::new(Code::UnknownFunction, format!("there is no function `{quoted}`")).at(span, "unknown");
+        let error =
+            Diagnostic::new(Code::UnknownFunction, format!("there is no function `{quoted}`")).at(span, "unknown");
         let error = match text {
             "real" | "imag" | "conj" | "complex" | "angle" => error.why("complex numbers are not supported yet"),
             "contains" => error.why("strings are not supported"),
@@ -533,7 +543,8 @@ impl Lower<'_> {
                 Value::None => items.push(IndexItem::NewAxis),
                 Value::Ellipsis if has_ellipsis => {
                     let error = Diagnostic::new(Code::Index, "more than one `...` in an index");
-                    return self.refuse(error.at(self.span(id), "the second one").why("only one can stand for the rest"));
+                    return self
+                        .refuse(error.at(self.span(id), "the second one").why("only one can stand for the rest"));
                 }
                 Value::Ellipsis => {
                     has_ellipsis = true;
@@ -578,7 +589,9 @@ impl Lower<'_> {
                 Some(value) => return Ok(value),
                 None => error(format!("{what} of {literal}"), "too large"),
             },
-            Value::Literal(literal, _) => error(format!("{what} has to be an integer, not {literal}"), "not an integer"),
+            Value::Literal(literal, _) => {
+                error(format!("{what} has to be an integer, not {literal}"), "not an integer")
+            }
             Value::Node(_) => {
                 let error = error(format!("{what} has to be a constant"), "computed");
                 match what {

@@ -53,9 +53,8 @@ impl Fault {
                 )),
             Fault::Exponent => bad(format!("the exponent of `{number}` has no digits")).hint("write `1e-6`"),
             Fault::SecondPoint => bad(format!("`{number}` has two decimal points")),
-            Fault::Imaginary => {
-                bad(format!("complex numbers are not supported yet: `{number}`")).hint("keep real and imaginary parts apart")
-            }
+            Fault::Imaginary => bad(format!("complex numbers are not supported yet: `{number}`"))
+                .hint("keep real and imaginary parts apart"),
             Fault::Suffix => bad(format!("`{number}` has a suffix"))
                 .why("numbers take the dtype of the array that they meet")
                 .hint("to fix the dtype, call it: `f32(1.5)`, `u8(7)`"),
@@ -118,7 +117,11 @@ fn power_of_two_base(digits: &str, bits: u32) -> (Literal, bool) {
             }
         }
     }
-    if dropped == 0 { integer(top) } else { (Literal::f64((top | u64::from(sticky)) as f64 * 2f64.powi(dropped)), true) }
+    if dropped == 0 {
+        integer(top)
+    } else {
+        (Literal::f64((top | u64::from(sticky)) as f64 * 2f64.powi(dropped)), true)
+    }
 }
 
 fn integer(value: u64) -> (Literal, bool) {
@@ -158,7 +161,10 @@ fn decimal(text: &str) -> (usize, Number) {
         }
     }
     let number = &text[..end];
-    let misplaced = |i: usize| !number[..i].ends_with(|c: char| c.is_ascii_digit()) || !number[i + 1..].starts_with(|c: char| c.is_ascii_digit());
+    let misplaced = |i: usize| {
+        !number[..i].ends_with(|c: char| c.is_ascii_digit())
+            || !number[i + 1..].starts_with(|c: char| c.is_ascii_digit())
+    };
     let value = if let Some(fault) = fault {
         Err(fault)
     } else if number.match_indices('_').any(|(i, _)| misplaced(i)) {
@@ -198,8 +204,8 @@ fn fault_after(text: &str, length: usize) -> Option<(usize, Fault)> {
     }
     let fault = match &rest[..letters] {
         "j" | "J" => Fault::Imaginary,
-        "f" | "F" | "L" | "l" | "u" | "U" | "UL" | "ul" | "f32" | "f64" | "i8" | "i16" | "i32" | "i64" | "u8" | "u16"
-        | "u32" | "u64" => Fault::Suffix,
+        "f" | "F" | "L" | "l" | "u" | "U" | "UL" | "ul" | "f32" | "f64" | "i8" | "i16" | "i32" | "i64" | "u8"
+        | "u16" | "u32" | "u64" => Fault::Suffix,
         _ => Fault::Product(length as u32),
     };
     Some((length + letters, fault))

@@ -55,6 +55,8 @@ fn render_one(source: &str, name: &str, diagnostic: &Diagnostic, color: bool, ou
         .with_message(&diagnostic.title);
     for (i, (span, label)) in labels.iter().enumerate() {
         let mark = Label::new(place(*span)).with_color(if i == 0 { ariadne::Color::Red } else { ariadne::Color::Blue });
+        // Right to left, so that the lines that lead to the texts do not cross.
+        let mark = mark.with_order(-(span.start as i32));
         report = report.with_label(if label.is_empty() { mark } else { mark.with_message(label) });
     }
     if let Some(why) = &diagnostic.why {
@@ -64,7 +66,7 @@ fn render_one(source: &str, name: &str, diagnostic: &Diagnostic, color: bool, ou
         report = report.with_help(hint);
     }
     let mut bytes = Vec::new();
-    let text = Source::from(excerpt.text.as_str()).with_display_line_offset(excerpt.line);
+    let text = Source::from(excerpt.text.as_str());
     // Writing to memory does not fail.
     let _ = report.finish().write((name, text), &mut bytes);
     for line in String::from_utf8_lossy(&bytes).lines() {
@@ -81,9 +83,8 @@ fn clamp(span: Span, source: &str) -> Span {
 
 /// The lines of a text that a message is about, fit to print.
 struct Excerpt {
+    /// The lines before are empty, so that the lines have their numbers.
     text: String,
-    /// How many lines stand before it.
-    line: usize,
     /// Where positions of the source are in `text`, ascending: source offset, text offset.
     map: Vec<(usize, usize)>,
 }
@@ -94,8 +95,8 @@ impl Excerpt {
         let last = labels.iter().map(|(s, _)| s.end as usize).max().unwrap_or(0);
         let start = source[..first].rfind('\n').map_or(0, |i| i + 1);
         let end = source[last..].find('\n').map_or(source.len(), |i| last + i);
-        let line = source[..start].bytes().filter(|b| *b == b'\n').count();
-        let mut excerpt = Excerpt { text: String::new(), line, map: Vec::new() };
+        let before = source[..start].bytes().filter(|b| *b == b'\n').count();
+        let mut excerpt = Excerpt { text: "\n".repeat(before), map: Vec::new() };
         let mut at = start;
         for text in source[start..end].split('\n') {
             excerpt.push_line(text, at, labels);
@@ -117,10 +118,12 @@ impl Excerpt {
         } else {
             // Around both ends of each label.
             let ends = labels.iter().flat_map(|(s, _)| [s.start as usize, s.end as usize]);
-            let mut near: Vec<usize> = ends.filter_map(|at| at.checked_sub(start)).filter(|at| *at <= text.len()).collect();
+            let mut near: Vec<usize> =
+                ends.filter_map(|at| at.checked_sub(start)).filter(|at| *at <= text.len()).collect();
             near.sort_unstable();
             for at in near {
-                let window = text.floor_char_boundary(at.saturating_sub(MARGIN))..text.ceil_char_boundary((at + MARGIN).min(text.len()));
+                let window = text.floor_char_boundary(at.saturating_sub(MARGIN))
+                    ..text.ceil_char_boundary((at + MARGIN).min(text.len()));
                 match windows.last_mut() {
                     Some(last) if last.end >= window.start => last.end = window.end,
                     _ => windows.push(window),

@@ -10,7 +10,7 @@
 //! conditions and `else` branches. Time and memory are linear in the tokens.
 
 use crate::limits::{Report, SourceLimits, shown};
-use crate::token::{FOREIGN, Symbol, Token, Tokens};
+use crate::token::{FOREIGN, Role, Symbol, Token, Tokens};
 use numfuse_core::diagnostic::{Code, Diagnostic, Span};
 use numfuse_core::dtype::DType;
 use numfuse_core::ops::{Fix, Op};
@@ -108,9 +108,14 @@ impl Scan<'_> {
                     while self.nests.pop().is_some_and(|nest| nest.bracket().is_none()) {}
                 }
                 _ if lost => {}
+                // It may have been anything.
                 Token::Bad => {
                     self.bad = true;
-                    self.operand = false;
+                    lost = true;
+                }
+                Token::BadNumber => {
+                    self.bad = true;
+                    self.value(at);
                 }
                 Token::Name(_) if at > start && self.tokens[at - 1] == Token::Dot => self.attribute(at),
                 Token::Name(_) | Token::Literal(..) | Token::None | Token::Ellipsis => self.value(at),
@@ -120,14 +125,21 @@ impl Scan<'_> {
                 Token::Comma => self.comma(at),
                 Token::Colon => self.colon(at),
                 Token::Dot => self.dot(at),
-                Token::Semicolon => self.mistake(at, "`;` inside brackets", "a statement ends here", |d| {
-                    d.hint("close the bracket before it")
-                }),
+                Token::Semicolon => {
+                    self.mistake(at, "`;` inside brackets", "a statement ends here", |d| {
+                        d.hint("close the bracket before it")
+                    });
+                    self.operand = true;
+                }
                 Token::Assign if at == start + 1 && matches!(self.tokens[start], Token::Name(_)) => {
                     target = Some(start);
                     self.operand = true;
                 }
                 Token::Assign => self.assign(at),
+                Token::If if at == start => {
+                    self.statement_if(at);
+                    lost = true;
+                }
                 Token::If => self.condition(at),
                 Token::Else => self.otherwise(at),
                 Token::Foreign(row) => lost = !self.foreign(at, row),
@@ -154,7 +166,13 @@ impl Scan<'_> {
     }
 
     /// Reports a mistake at a token.
-    fn mistake(&mut self, at: usize, title: impl Into<String>, label: &str, more: impl FnOnce(Diagnostic) -> Diagnostic) {
+    fn mistake(
+        &mut self,
+        at: usize,
+        title: impl Into<String>,
+        label: &str,
+        more: impl FnOnce(Diagnostic) -> Diagnostic,
+    ) {
         self.bad = true;
         let span = self.spans[at];
         self.report.add(|| more(Diagnostic::new(Code::Syntax, title.into()).at(span, label)));
@@ -215,7 +233,7 @@ impl Scan<'_> {
             }
             _ => false,
         };
-        let is_value = !matches!(self.before(at), Some(Token::RightParen | Token::RightBracket | Token::Bad));
+        let is_value = !matches!(self.before(at), Some(Token::RightParen | Token::RightBracket));
         if is_function {
             self.mistake(at, format!("`{left}` is called without brackets"), "its argument", |d| {
                 d.hint(format!("write `{left}({right})`"))
@@ -245,7 +263,7 @@ impl Scan<'_> {
             if loose {
                 let outer = self.text(at - 1);
                 self.mistake(at, format!("`{text}` binds less tightly than `{outer}` before it"), "here", |d| {
-                    d.hint(format!("put it in brackets: `{outer} ({text} x)`"))
+                    d.hint(format!("put it in brackets: `{outer} ({text} ...)`"))
                 });
             }
             self.nests.push(Nest::Operand(precedence));
@@ -257,9 +275,11 @@ impl Scan<'_> {
             self.operand = true;
         } else {
             // `a not in b` is reported at `in`.
-            let is_in = matches!(self.tokens.get(at + 1), Some(Token::Foreign(row)) if FOREIGN[*row as usize].text == "in");
+            let is_in =
+                matches!(self.tokens.get(at + 1), Some(Token::Foreign(row)) if FOREIGN[*row as usize].text == "in");
             if !is_in {
-                let hint = if symbol.is_word() { "for inequality write `x != y`" } else { "it takes one operand: `~x`" };
+                let hint =
+                    if symbol.is_word() { "for inequality write `x != y`" } else { "it takes one operand: `~x`" };
                 self.mistake(at, format!("`{text}` does not stand between two values"), "here", |d| d.hint(hint));
             }
             self.operand = true;
@@ -281,7 +301,9 @@ impl Scan<'_> {
                     _ => d,
                 });
             }
-            _ => self.mistake(at, format!("a value is missing before `{text}`"), "this needs a value on its left", |d| d),
+            _ => {
+                self.mistake(at, format!("a value is missing before `{text}`"), "this needs a value on its left", |d| d)
+            }
         }
         self.operand = true;
     }
@@ -292,7 +314,7 @@ impl Scan<'_> {
             (true, true) => Nest::Group(at),
             (false, false) => Nest::Index(at),
             (true, false) => {
-                if !matches!(self.before(at), Some(Token::Name(_) | Token::Bad)) {
+                if !matches!(self.before(at), Some(Token::Name(_))) {
                     let left = self.text(at - 1);
                     self.mistake(at, "only a function can be called", "this opens a call", |d| {
                         d.why(format!("`{left}` before it ends a value")).hint("for a product write `*`")
@@ -365,25 +387,31 @@ impl Scan<'_> {
                 d.hint("to take all of a dimension write `x[:]`, of all dimensions `x[...]`")
             }),
             // What stood before was reported already.
-            Token::Bad | Token::Foreign(_) => self.bad = true,
+            Token::Foreign(_) => {}
             _ => {
                 let text = self.text(at - 1);
                 let goes_on = matches!(self.tokens.get(at), Some(Token::Newline))
                     && self.tokens[at..].iter().any(|t| *t != Token::Newline);
-                self.mistake(at - 1, format!("a value is missing after `{text}`"), "this needs a value on its right", |d| {
-                    if goes_on {
-                        d.hint("to go on in the next line, put the expression in round brackets")
-                    } else {
-                        d
-                    }
-                });
+                self.mistake(
+                    at - 1,
+                    format!("a value is missing after `{text}`"),
+                    "this needs a value on its right",
+                    |d| {
+                        if goes_on {
+                            d.hint("to go on in the next line, put the expression in round brackets")
+                        } else {
+                            d
+                        }
+                    },
+                );
             }
         }
     }
 
     fn comma(&mut self, at: usize) {
         self.unwind_to_bracket();
-        if self.operand && !(self.before(at) == Some(Token::Colon) && matches!(self.innermost(), Some(Nest::Index(_)))) {
+        if self.operand && !(self.before(at) == Some(Token::Colon) && matches!(self.innermost(), Some(Nest::Index(_))))
+        {
             match self.before(at) {
                 None | Some(Token::LeftParen | Token::LeftBracket | Token::Comma) => {
                     self.mistake(at, "a value is missing before `,`", "nothing to separate here", |d| d);
@@ -412,7 +440,9 @@ impl Scan<'_> {
     fn dot(&mut self, at: usize) {
         let follows = matches!(self.tokens.get(at + 1), Some(Token::Name(_)));
         if self.operand {
-            self.mistake(at, "a value is missing before `.`", "here", |d| d.hint("a number starts with a digit: `0.5`"));
+            self.mistake(at, "a value is missing before `.`", "here", |d| {
+                d.hint("a number starts with a digit: `0.5`")
+            });
         } else if !follows {
             self.mistake(at, "a name is missing after `.`", "here", |d| d.hint("call a method: `x.sum()`"));
         }
@@ -439,9 +469,9 @@ impl Scan<'_> {
                     .why("an expression says what to compute for any shape")
                     .hint("give the number as an input of its own"),
                 "real" | "imag" => error.at(span, "unknown").why("complex numbers are not supported yet"),
-                _ => error
-                    .at(span, "unknown")
-                    .why("a dot is for methods, as in `x.sum(axis=0)`, and for `x.T`; nothing of the host can be reached"),
+                _ => error.at(span, "unknown").why(
+                    "a dot is for methods, as in `x.sum(axis=0)`, and for `x.T`; nothing of the host can be reached",
+                ),
             }
         });
     }
@@ -470,14 +500,18 @@ impl Scan<'_> {
                         _ => d.hint(format!("assign to a new name: `y = {name} {text} ...`")),
                     });
                 }
-                None => self.mistake(at, "a name is missing before `=`", "nothing to assign to", |d| d.hint("write `r = x + y`")),
+                None => self.mistake(at, "a name is missing before `=`", "nothing to assign to", |d| {
+                    d.hint("write `r = x + y`")
+                }),
                 Some(Token::RightBracket) if outside => {
                     self.mistake(at, "an array cannot be changed", "this assigns to elements", |d| {
                         d.hint("choose values with `where(condition, new, old)`")
                     });
                 }
                 _ if outside && self.tokens[self.start..at].contains(&Token::Comma) => {
-                    self.mistake(at, "only one name can be assigned at a time", "here", |d| d.hint("write `a = x; b = y`"));
+                    self.mistake(at, "only one name can be assigned at a time", "here", |d| {
+                        d.hint("write `a = x; b = y`")
+                    });
                 }
                 _ => self.mistake(at, "`=` inside an expression", "this would assign", |d| {
                     d.hint("to compare write `==`; to assign, start the statement with `name =`")
@@ -487,20 +521,19 @@ impl Scan<'_> {
         self.operand = true;
     }
 
+    fn statement_if(&mut self, at: usize) {
+        self.bad = true;
+        let span = self.spans[at];
+        self.report.add(|| {
+            Diagnostic::new(Code::NotAnExpression, "there is no `if` statement")
+                .at(span, "a statement cannot start like this")
+                .hint("choose values with `x if condition else y`")
+        });
+    }
+
     fn condition(&mut self, at: usize) {
         if self.operand {
-            match self.before(at) {
-                None => {
-                    self.bad = true;
-                    let span = self.spans[at];
-                    self.report.add(|| {
-                        Diagnostic::new(Code::NotAnExpression, "there is no `if` statement")
-                            .at(span, "a statement cannot start like this")
-                            .hint("choose values with `x if condition else y`")
-                    });
-                }
-                Some(_) => self.missing_value(at),
-            }
+            self.missing_value(at);
         }
         self.unwind(0);
         self.nests.push(Nest::If(at));
@@ -509,10 +542,7 @@ impl Scan<'_> {
 
     fn otherwise(&mut self, at: usize) {
         if self.operand {
-            match self.before(at) {
-                None => {}
-                Some(_) => self.missing_value(at),
-            }
+            self.missing_value(at);
         }
         while let Some(Nest::Operand(_)) = self.nests.last() {
             self.nests.pop();
@@ -539,11 +569,11 @@ impl Scan<'_> {
             let what = if is_formatted { "there are no f-strings or other strings here" } else { foreign.what };
             Diagnostic::new(foreign.code, what).at(span, "not part of the language").hint(foreign.hint)
         });
-        if foreign.infix {
+        if foreign.role == Role::Infix {
             self.unwind(0);
             self.operand = true;
         }
-        foreign.infix
+        foreign.role != Role::Lost
     }
 
     /// The end of the statement, before token `at`.
@@ -560,9 +590,10 @@ impl Scan<'_> {
             });
             return;
         }
-        self.unwind_to_bracket();
         if self.operand && self.before(at) != Some(Token::Comma) {
             self.missing_value(at);
+        } else {
+            self.unwind_to_bracket();
         }
     }
 }

@@ -4,8 +4,8 @@
 //! are numbered. A newline is a token outside brackets and nothing inside them. Spellings that other languages have and
 //! this one has not ([`FOREIGN`]) become tokens too, so that the message can teach.
 //!
-//! Invariants: a bad character or number is reported here, once, and becomes [`Token::Bad`], which may stand anywhere;
-//! time and memory are linear in the text.
+//! Invariants: a bad character or number is reported here, once, and becomes [`Token::Bad`] or [`Token::BadNumber`]; time
+//! and memory are linear in the text.
 
 use crate::ast::NameId;
 use crate::limits::{Report, SourceLimits};
@@ -89,7 +89,9 @@ pub(crate) enum Token {
     None,
     /// An index into [`FOREIGN`].
     Foreign(u8),
-    /// Something that was reported already.
+    /// A number that was reported already.
+    BadNumber,
+    /// A character that was reported already.
     Bad,
 }
 
@@ -175,17 +177,25 @@ pub(crate) struct Foreign {
     pub code: Code,
     pub what: &'static str,
     pub hint: &'static str,
-    /// True if it stands where an infix operator would: the rest of the statement can still be checked.
-    pub infix: bool,
+    pub role: Role,
+}
+
+/// What a foreign spelling stands for, as far as the rest of the statement can still be checked.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Role {
+    Infix,
+    Prefix,
+    /// Nothing that follows makes sense.
+    Lost,
 }
 
 impl Foreign {
     const fn word(text: &'static str, what: &'static str, hint: &'static str) -> Foreign {
-        Foreign { text, code: Code::NotAnExpression, what, hint, infix: false }
+        Foreign { text, code: Code::NotAnExpression, what, hint, role: Role::Lost }
     }
 
     const fn infix(text: &'static str, code: Code, what: &'static str, hint: &'static str) -> Foreign {
-        Foreign { text, code, what, hint, infix: true }
+        Foreign { text, code, what, hint, role: Role::Infix }
     }
 }
 
@@ -224,7 +234,11 @@ pub(crate) static FOREIGN: &[Foreign] = &[
     Foreign::word("}", "there are no sets or dictionaries here", "group with round brackets: `(x + y) * z`"),
     Foreign::word("->", "there are no annotations here", "to shift bits write `>>`, to compare `>`"),
     Foreign::word("=>", "`=>` is no operator", "to compare write `>=`"),
-    Foreign::word(":=", "`:=` does not work inside expressions", "assign in a statement before: `r = x + y; r / max(r)`"),
+    Foreign::word(
+        ":=",
+        "`:=` does not work inside expressions",
+        "assign in a statement before: `r = x + y; r / max(r)`",
+    ),
     Foreign::infix("&&", Code::Syntax, "`&&` is no operator", "write `and`, which works element by element"),
     Foreign::infix("||", Code::Syntax, "`||` is no operator", "write `or`, which works element by element"),
     Foreign::infix("<>", Code::Syntax, "`<>` is no operator", "write `!=`"),
@@ -234,7 +248,13 @@ pub(crate) static FOREIGN: &[Foreign] = &[
         "there is no matrix product",
         "multiply and add: `sum(x[:, :, None] * y[None, :, :], axis=1)`",
     ),
-    Foreign::word("!", "`!` is no operator", "write `not x` for the opposite, `x != y` for inequality"),
+    Foreign {
+        text: "!",
+        code: Code::Syntax,
+        what: "`!` is no operator",
+        hint: "write `not x` for the opposite, `x != y` for inequality",
+        role: Role::Prefix,
+    },
     Foreign::word("\"", "there are no strings here", "names stand without quotes: `x + 1`"),
 ];
 
@@ -271,7 +291,7 @@ pub(crate) fn lex(source: &str, limits: &SourceLimits, report: &mut Report) -> O
             Ok(Raw::Number(Ok((literal, weak)))) => Token::Literal(literal, weak),
             Ok(Raw::Number(Err(fault))) => {
                 report.add(|| fault.explain(text, span));
-                Token::Bad
+                Token::BadNumber
             }
             Ok(Raw::Operator) => Symbol::named(text).map_or(Token::Bad, Token::Operator),
             Ok(Raw::LeftParen) => {
