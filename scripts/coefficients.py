@@ -135,20 +135,27 @@ def log_tail(z):
     return (atanh(s) / s - 1 - z / 3) / z**2 if z > mpf(2) ** -36 else mpf(1) / 5 + z / 7 + z**2 / 9
 
 
-def erf_series(z):
-    t = sqrt(z)
-    return (erf(t) / t - 2 / sqrt(pi)) / z if z > mpf(2) ** -60 else 2 / sqrt(pi) * (mpf(-1) / 3 + z / 10)
+def atan_centered(u):
+    """atan(t) / t, where u is t^2 less 7/16."""
+    t = sqrt(u + mpf(7) / 16)
+    return atan(t) / t if t > TINY else mpf(1)
 
 
-def erf_weight(z):
-    t = sqrt(z)
-    return z * t / erf(t) if z > 0 else TINY
+def erf_centered(u):
+    """erf(t) / t, where u is t^2 less 3/4."""
+    t = sqrt(u + mpf(3) / 4)
+    return erf(t) / t if t > TINY else 2 / sqrt(pi)
+
+
+# Binary64 factors, so chosen that the functions below are flat at x = 0, where t is least exact.
+ERFC_SLOPE = mpf(float(2 / sqrt(pi)))
+NORMAL_SLOPE = mpf(float(sqrt(2 / pi)))
 
 
 def scaled_erfc(t):
-    """(1 + 2x) e^(x^2) erfc(x) with x = 4 (1+t)/(1-t)."""
+    """(1 + ERFC_SLOPE x) e^(x^2) erfc(x) with x = 4 (1+t)/(1-t)."""
     x = 4 * (1 + t) / (1 - t)
-    return (1 + 2 * x) * exp(x * x) * erfc(x)
+    return (1 + ERFC_SLOPE * x) * exp(x * x) * erfc(x)
 
 
 def scaled_erfc_middle(t):
@@ -158,9 +165,9 @@ def scaled_erfc_middle(t):
 
 
 def scaled_normal_tail(t):
-    """(1 + x) e^(x^2/2) erfc(x/sqrt 2) / 2 with x = 5 (1+t)/(1-t)."""
+    """(1 + NORMAL_SLOPE x) e^(x^2/2) erfc(x/sqrt 2) / 2 with x = 5 (1+t)/(1-t)."""
     x = 5 * (1 + t) / (1 - t)
-    return (1 + x) * exp(x * x / 2) * erfc(x / sqrt(mpf(2))) / 2
+    return (1 + NORMAL_SLOPE * x) * exp(x * x / 2) * erfc(x / sqrt(mpf(2))) / 2
 
 
 def inverse(f):
@@ -191,19 +198,20 @@ TABLES = [
     ("ASIN", "`(asin(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1/2`", asin_series, lambda z: z + TINY, 0, mpf(1) / 4,
      13),
     ("ASIN_SINGLE", "as `ASIN`", asin_series, lambda z: z + TINY, 0, mpf(1) / 4, 8),
-    ("ATAN", "`(atan(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1`", atan_series,
-     lambda z: z * sqrt(z) / atan(sqrt(z)) if z > 0 else TINY, 0, 1, 20),
+    ("ATAN", "`atan(t)/t` in `t^2 - 7/16`, for `|t| <= 1`", atan_centered, inverse(atan_centered), mpf(-7) / 16,
+     mpf(9) / 16, 22),
     ("ATAN_SINGLE", "as `ATAN`", atan_series, lambda z: z * sqrt(z) / atan(sqrt(z)) if z > 0 else TINY, 0, 1, 13),
-    ("ERF", "`(erf(t)/t - 2/sqrt(pi)) / z` with `z = t^2`, for `|t| <= 1.5`", erf_series, erf_weight, 0, mpf(9) / 4, 14),
-    ("ERF_SINGLE", "as `ERF`", erf_series, erf_weight, 0, mpf(9) / 4, 10),
-    ("ERF_TAIL", "`e^(x^2) erfc(x)` with `x = 3 (1+t)/(1-t)`, for `1.5 <= x <= 6`", scaled_erfc_middle,
-     inverse(scaled_erfc_middle), mpf("-1.5") / mpf("4.5"), mpf(3) / 9, 14),
-    ("ERF_TAIL_SINGLE", "as `ERF_TAIL`", scaled_erfc_middle, inverse(scaled_erfc_middle), mpf("-1.5") / mpf("4.5"),
+    ("ERF", "`erf(t)/t` in `t^2 - 3/4`, for `|t| <= 5/4`", erf_centered, inverse(erf_centered), mpf(-3) / 4,
+     mpf(13) / 16, 15),
+    ("ERF_SINGLE", "as `ERF`", erf_centered, inverse(erf_centered), mpf(-3) / 4, mpf(13) / 16, 9),
+    ("ERF_TAIL", "`e^(x^2) erfc(x)` with `x = 3 (1+t)/(1-t)`, for `5/4 <= x <= 6`", scaled_erfc_middle,
+     inverse(scaled_erfc_middle), mpf("-1.75") / mpf("4.25"), mpf(3) / 9, 16),
+    ("ERF_TAIL_SINGLE", "as `ERF_TAIL`", scaled_erfc_middle, inverse(scaled_erfc_middle), mpf("-1.75") / mpf("4.25"),
      mpf(3) / 9, 8),
-    ("ERFC", "`(1 + 2x) e^(x^2) erfc(x)` with `x = 4 (1+t)/(1-t)`, for `0 <= x <= 28`", scaled_erfc,
+    ("ERFC", "`(1 + 2x/sqrt(pi)) e^(x^2) erfc(x)` with `x = 4 (1+t)/(1-t)`, for `0 <= x <= 28`", scaled_erfc,
      inverse(scaled_erfc), -1, mpf(24) / 32, 24),
     ("ERFC_SINGLE", "as `ERFC`, for `x <= 11`", scaled_erfc, inverse(scaled_erfc), -1, mpf(7) / 15, 13),
-    ("NORMAL_TAIL", "`(1 + x) e^(x^2/2) erfc(x/sqrt 2) / 2` with `x = 5 (1+t)/(1-t)`, for `0 <= x <= 39`",
+    ("NORMAL_TAIL", "`(1 + sqrt(2/pi) x) e^(x^2/2) erfc(x/sqrt 2) / 2` with `x = 5 (1+t)/(1-t)`, for `0 <= x <= 39`",
      scaled_normal_tail, inverse(scaled_normal_tail), -1, mpf(34) / 44, 24),
     ("NORMAL_TAIL_SINGLE", "as `NORMAL_TAIL`, for `x <= 15`", scaled_normal_tail, inverse(scaled_normal_tail), -1,
      mpf(10) / 20, 13),
@@ -212,7 +220,7 @@ TABLES = [
 ]
 
 # Tables whose first coefficient is split into two numbers.
-SPLIT = {"ERFC", "NORMAL_TAIL"}
+SPLIT = {"ATAN", "ERF", "ERFC", "NORMAL_TAIL"}
 
 if __name__ == "__main__":
     main()

@@ -28,7 +28,7 @@ mod erf;
 pub use divide::{floor_divide, fmod, remainder};
 pub use erf::{erf, erfc, gelu};
 pub use exp::{cosh, exp, exp2, expm1, sigmoid, sinh, tanh};
-pub use log::{arccosh, arcsinh, arctanh, log, log1p, log2, log10, logaddexp, softplus};
+pub use log::{arccosh, arcsinh, arctanh, log, log1p, log2, log10, softplus};
 pub use parts::{
     abs, ceil, clip, copysign, deg2rad, floor, fmax, fmin, heaviside, isfinite, isinf, isnan, nextafter, rad2deg, relu,
     round, sign, signbit, trunc,

@@ -37,7 +37,7 @@ impl<'s> Exponential<'s> {
 
     /// `e^(x + low)` with `|low|` small beside 1.
     pub(super) fn of_sum(x: Real<'s>, low: Real<'s>) -> Exponential<'s> {
-        Exponential::reduced(x, Some(low), Goal::Double, &EXP)
+        Exponential::reduced(x, Some(low), Goal::Double, &EXP_MINUS_ONE)
     }
 
     /// `x - k ln 2` is exact with `ln 2` in 53 bits: it is a multiple of 2^-54 below 1.

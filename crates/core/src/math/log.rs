@@ -190,41 +190,6 @@ pub fn softplus(b: &mut Builder, args: &[Value]) -> Value {
     })
 }
 
-/// `log(e^x + e^y)` without overflow. Error at most 1 ULP.
-pub fn logaddexp(b: &mut Builder, args: &[Value]) -> Value {
-    in_f64(b, args, |[x, y], goal| {
-        let greater = x.gt(y).select(x, y);
-        let lesser = x.gt(y).select(y, x);
-        let difference = two_sum(lesser, -greater);
-        // The difference of equal infinities is NaN.
-        let same = x.eq(y);
-        let high = same.select(x.constant(0.0), difference.high);
-        let low = high.gt(-1e4).select(difference.low, 0.0);
-        let low = same.select(x.constant(0.0), low);
-        let result = match goal {
-            Goal::Double => {
-                let e = Exponential::of_sum(high.clamp(-746.0, 0.0), low);
-                let m = e.significand();
-                let [s, t] = e.scales();
-                let u = fast_two_sum(x.constant(1.0), m.high * s * t);
-                let split = Split::of_pair(Pair { high: u.high, low: u.low + m.low * s * t });
-                let (half_square, rest) = split.terms();
-                let sum = fast_two_sum(split.k * LN_2_CUT, split.f);
-                let low = sum.low - (half_square - split.k.fma(LN_2_REST, rest));
-                let total = two_sum(greater, sum.high);
-                total.high + (total.low + low)
-            }
-            Goal::Single => {
-                let e = Exponential::of(high.clamp(-150.0, 0.0), goal).normal(goal);
-                greater + one_plus(e).natural(goal)
-            }
-        };
-        let result = greater.abs().lt(f64::INFINITY).select(result, greater);
-        let unordered = x.is_nan() | y.is_nan();
-        unordered.select(x + y, result)
-    })
-}
-
 /// The square root of a pair, at least 0, as a pair.
 fn square_root(x: Pair<'_>) -> Pair<'_> {
     let high = x.high.sqrt();

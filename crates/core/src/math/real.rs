@@ -6,7 +6,6 @@
 
 use crate::dtype::DType;
 use crate::kernel::{Builder, Prim, Value};
-use crate::literal::Literal;
 use std::cell::RefCell;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
@@ -134,11 +133,6 @@ impl<'s> Real<'s> {
         Real { scope: self.scope, value }
     }
 
-    /// The constant that this value is, if it is one.
-    pub(super) fn known(self) -> Option<f64> {
-        self.scope.borrow().as_const(self.value).map(Literal::as_f64)
-    }
-
     /// `self * m + a`, rounded once.
     pub(super) fn fma(self, m: impl Term<'s>, a: impl Term<'s>) -> Real<'s> {
         let (m, a) = (m.like(self), a.like(self));
@@ -252,6 +246,13 @@ impl<'s> Real<'s> {
     }
 }
 
+/// The polynomial as a pair, its first coefficient being `coefficients[0] + low` and large beside the rest.
+pub(super) fn split_polynomial<'s>(x: Real<'s>, coefficients: &[f64], low: f64) -> Pair<'s> {
+    let (first, rest) = coefficients.split_first().expect("a polynomial has coefficients");
+    let sum = fast_two_sum(x.constant(*first), x.polynomial(rest) * x);
+    Pair { high: sum.high, low: sum.low + low }
+}
+
 impl<'s> Bits<'s> {
     fn prim(self, prim: Prim, other: Bits<'s>) -> Bits<'s> {
         let value = self.scope.borrow_mut().prim(prim, &[self.value, other.value]);
@@ -274,13 +275,6 @@ impl<'s> Bits<'s> {
     /// Shifted right by a constant, filled with zeros.
     pub(super) fn shr(self, count: u64) -> Bits<'s> {
         self.prim(Prim::Shr, self.constant(count))
-    }
-
-    /// `self == x`
-    pub(super) fn eq(self, x: u64) -> Mask<'s> {
-        let x = self.constant(x);
-        let value = self.scope.borrow_mut().prim(Prim::Eq, &[self.value, x.value]);
-        Mask { scope: self.scope, value }
     }
 
     /// `self != x`
