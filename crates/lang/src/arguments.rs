@@ -5,7 +5,7 @@ use crate::limits::shown;
 use crate::lower::{Lower, Reported, TRANSPOSE, Value, is_reduction};
 use numfuse_core::diagnostic::{Code, Diagnostic, Span, suggest};
 use numfuse_core::dtype::DType;
-use numfuse_core::graph::ReduceOptions;
+use numfuse_core::graph::{NodeId, ReduceOptions};
 use numfuse_core::ops::Op;
 use smallvec::SmallVec;
 
@@ -18,10 +18,6 @@ pub(crate) struct Given<'a> {
 impl<'a> Given<'a> {
     pub fn new(receiver: Option<ExprId>, arguments: &'a [Argument]) -> Given<'a> {
         Given { receiver, arguments }
-    }
-
-    fn len(&self) -> usize {
-        self.arguments.len() + usize::from(self.receiver.is_some())
     }
 }
 
@@ -64,8 +60,9 @@ impl Lower<'_> {
                     return self.refuse(wrong(title).at(span, "which argument is this?"));
                 }
                 None if next == params.len() => {
-                    let plural = if params.len() == 1 { "" } else { "s" };
-                    let title = format!("`{name}` takes {} argument{plural}, not {}", params.len(), given.len());
+                    let takes = params.len() - usize::from(given.receiver.is_some());
+                    let plural = if takes == 1 { "" } else { "s" };
+                    let title = format!("`{name}` takes {takes} argument{plural}, not {}", given.arguments.len());
                     return self.refuse(wrong(title).at(span, "one too many"));
                 }
                 None => {
@@ -113,7 +110,7 @@ impl Lower<'_> {
         for (param, id) in params.iter().zip(&bound).skip(1) {
             let Some(id) = *id else { continue };
             match *param {
-                "axis" => options.axes = self.axes(op, name, id)?,
+                "axis" => options.axes = self.axes(Some(op), name, id)?,
                 "keepdims" => options.keepdims = self.flag(id, "`keepdims`")?,
                 _ => options.ddof = self.integer(id, "`ddof`")?,
             }
@@ -121,11 +118,21 @@ impl Lower<'_> {
         let Some(operand) = bound[0] else { return Err(Reported) };
         let x = self.operand(operand)?;
         let result = self.graph.reduce(op, x, &options);
-        self.checked(result, expr.anchor, &[operand])
+        let axis = params.iter().position(|p| *p == "axis").and_then(|i| bound[i]);
+        let at = self.axis_place(&result, axis, expr);
+        self.checked(result, at, &[operand])
+    }
+
+    /// Where a message about a reduction or transposition points: at the axes if they are what is wrong.
+    fn axis_place(&self, result: &Result<NodeId, Diagnostic>, axes: Option<ExprId>, expr: &Expr) -> Span {
+        match (result, axes) {
+            (Err(error), Some(id)) if error.code == Code::Axis => self.span(id),
+            _ => expr.anchor,
+        }
     }
 
     /// `None`, an axis or a tuple of axes.
-    fn axes(&mut self, op: Op, name: &str, id: ExprId) -> Result<Option<SmallVec<[i64; 4]>>, Reported> {
+    fn axes(&mut self, op: Option<Op>, name: &str, id: ExprId) -> Result<Option<SmallVec<[i64; 4]>>, Reported> {
         match self.value(id) {
             Value::None => Ok(None),
             Value::Tuple(list) => self
@@ -135,8 +142,8 @@ impl Lower<'_> {
                 .map(|item| self.integer(item.value, "an axis"))
                 .collect::<Result<_, _>>()
                 .map(Some),
-            Value::Node(_) if matches!(op, Op::MIN | Op::MAX) => {
-                let pairwise = if op == Op::MIN { Op::MINIMUM } else { Op::MAXIMUM };
+            Value::Node(_) if matches!(op, Some(Op::MIN | Op::MAX)) => {
+                let pairwise = if op == Some(Op::MIN) { Op::MINIMUM } else { Op::MAXIMUM };
                 let error =
                     Diagnostic::new(Code::NotConstant, "an axis has to be a constant").at(self.span(id), "computed");
                 self.refuse(
@@ -166,22 +173,24 @@ impl Lower<'_> {
         let spread = given
             .receiver
             .filter(|_| given.arguments.len() != 1 && given.arguments.iter().all(|a| a.keyword.is_none()));
-        let (operand, axes) = if let Some(receiver) = spread {
+        let (operand, axes, place) = if let Some(receiver) = spread {
             let axes: SmallVec<[i64; 4]> =
                 given.arguments.iter().map(|a| self.integer(a.value, "an axis")).collect::<Result<_, _>>()?;
-            (receiver, (!axes.is_empty()).then_some(axes))
+            (receiver, (!axes.is_empty()).then_some(axes), None)
         } else {
             let [x, axes] = self.bind(TRANSPOSE, &["x", "axes"], 1, &given, expr.anchor)?;
             let Some(x) = x else { return Err(Reported) };
+            let place = axes;
             let axes = match axes {
                 None => None,
-                Some(id) => self.axes(Op::POSITIVE, TRANSPOSE, id)?,
+                Some(id) => self.axes(None, TRANSPOSE, id)?,
             };
-            (x, axes)
+            (x, axes, place)
         };
         let x = self.operand(operand)?;
         let result = self.graph.transpose(x, axes.as_deref());
-        self.checked(result, expr.anchor, &[operand])
+        let at = self.axis_place(&result, place, expr);
+        self.checked(result, at, &[operand])
     }
 }
 

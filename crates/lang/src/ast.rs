@@ -108,7 +108,7 @@ pub struct Expr {
     pub kind: ExprKind,
     /// All of its text, without brackets around it.
     pub span: Span,
-    /// What a message about it points at: the operator, the function's name, or all of it.
+    /// What a message about it points at: the operator, the function's name, the brackets of an index, or all of it.
     pub anchor: Span,
 }
 

@@ -97,7 +97,7 @@ type Arguments = SmallVec<[Argument; 4]>;
 
 /// What follows an atom.
 enum Trailer {
-    Index(Arguments),
+    Index(Arguments, SimpleSpan),
     Attribute(NameId, SimpleSpan),
     Method(NameId, SimpleSpan, Arguments),
 }
@@ -204,7 +204,7 @@ fn expr<'t>(
         .allow_trailing()
         .collect::<SmallVec<[Option<Argument>; 4]>>()
         .delimited_by(just(Token::LeftBracket), just(Token::RightBracket))
-        .map(|items| Trailer::Index(items.into_iter().flatten().collect()));
+        .map_with(|items, e: &mut Context<'t, '_>| Trailer::Index(items.into_iter().flatten().collect(), e.span()));
     let member =
         just(Token::Dot).ignore_then(name).then(arguments.or_not()).map(|((name, at), arguments)| match arguments {
             None => Trailer::Attribute(name, at),
@@ -217,9 +217,9 @@ fn expr<'t>(
             let span = e.span();
             let builder = e.state();
             match trailer {
-                Trailer::Index(items) => {
+                Trailer::Index(items, at) => {
                     let list = builder.list(items);
-                    builder.push(ExprKind::Index(x.id, list), span, None)
+                    builder.push(ExprKind::Index(x.id, list), span, Some(at))
                 }
                 Trailer::Attribute(name, at) => builder.push(ExprKind::Attribute(x.id, name), span, Some(at)),
                 Trailer::Method(name, at, arguments) => {

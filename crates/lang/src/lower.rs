@@ -77,11 +77,12 @@ pub fn lower(
         graph: Graph::new(symbol_hints),
         values: Vec::with_capacity(ast.exprs.len()),
         bound: vec![None; ast.names.len()],
+        inputs,
         is_input: vec![false; ast.names.len()],
         report: Report::new(limits),
         nodes: limits.nodes,
     };
-    lower.declare(inputs);
+    lower.declare();
     lower.statements();
     let Lower { graph, report, .. } = lower;
     let complete = ast.is_complete && report.diagnostics.is_empty();
@@ -155,6 +156,7 @@ pub(crate) struct Lower<'a> {
     values: Vec<Value>,
     /// The names' values, by [`NameId`].
     bound: Vec<Option<Value>>,
+    inputs: &'a [InputType<'a>],
     is_input: Vec<bool>,
     pub report: Report,
     nodes: usize,
@@ -162,8 +164,8 @@ pub(crate) struct Lower<'a> {
 
 impl Lower<'_> {
     /// Makes the inputs that the text uses.
-    fn declare(&mut self, inputs: &[InputType<'_>]) {
-        let ast = self.ast;
+    fn declare(&mut self) {
+        let (ast, inputs) = (self.ast, self.inputs);
         let names: BTreeMap<&str, usize> = ast.names().zip(0..).collect();
         let mut first_use = vec![None; ast.names.len()];
         for (name, id) in ast.free_name_ids() {
@@ -190,7 +192,7 @@ impl Lower<'_> {
             self.bound[name] = Some(match self.graph.input(input.name, input.dtype, weak, &shape) {
                 Ok(node) => Value::Node(node),
                 Err(error) => {
-                    self.report.add(|| error.or_at(ast.expr(id).span));
+                    self.report.add(|| error.at(ast.expr(id).span, "this input"));
                     Value::Error
                 }
             });
@@ -291,6 +293,8 @@ impl Lower<'_> {
             Err(mut error) => {
                 if error.span.is_none() {
                     error = error.at(at, "here");
+                } else if error.label.is_empty() {
+                    error.label = "here".to_owned();
                 }
                 if !matches!(error.code, Code::Internal | Code::GraphLimit) {
                     for id in operands {
@@ -385,26 +389,11 @@ impl Lower<'_> {
         let error = if is_function(text) {
             error.at(span, "a function").hint(format!("call it: `{text}(x)`"))
         } else {
-            let known = self.ast.names().zip(&self.bound).filter(|(_, b)| b.is_some()).map(|(n, _)| n);
-            let candidates: Vec<&str> = known.chain(CONSTANTS.map(|(n, _)| n)).collect();
-            let error = error.at(span, "no input and no assignment before has this name");
-            // A single letter is near to every other one.
-            let near = suggest(text, candidates.iter().copied()).filter(|_| text.chars().nth(1).is_some());
-            match near {
-                Some(near) => error.hint(format!("did you mean `{}`?", shown(near))),
-                None if text.chars().any(|c| c == '_' || c.is_numeric()) => error.hint("give it as an input"),
-                None => {
-                    // `ab` for `a*b`: all letters are names.
-                    let mut parts = text.char_indices().map(|(i, c)| &text[i..i + c.len_utf8()]);
-                    let product = (2..=4).contains(&text.chars().count()) && parts.all(|p| candidates.contains(&p));
-                    if product {
-                        let factors: Vec<String> = text.chars().map(String::from).collect();
-                        error.hint(format!("for a product write `{}`", factors.join(" * ")))
-                    } else {
-                        error.hint("give it as an input")
-                    }
-                }
-            }
+            let inputs = self.inputs.iter().map(|i| i.name);
+            let assigned = self.ast.names().zip(&self.bound).filter(|(_, b)| b.is_some()).map(|(n, _)| n);
+            let known: Vec<&str> = inputs.chain(assigned).chain(CONSTANTS.map(|(n, _)| n)).collect();
+            let error = foreign_letter(error, text).at(span, "no input and no assignment before has this name");
+            error.hint(meant(text, &known))
         };
         // Once is enough for each name.
         self.bound[name.index()] = Some(Value::Error);
@@ -496,7 +485,8 @@ impl Lower<'_> {
     fn unknown_function(&mut self, name: NameId, span: Span) -> Result<Value, Reported> {
         let text = self.ast.name(name);
         let quoted = shown(text);
-        if self.bound[name.index()].is_some() || self.is_input[name.index()] {
+        let is_constant = CONSTANTS.iter().any(|(constant, _)| *constant == text);
+        if self.bound[name.index()].is_some() || self.is_input[name.index()] || is_constant {
             let error = Diagnostic::new(Code::UnknownFunction, format!("`{quoted}` is a value, not a function"))
                 .at(span, "called here")
                 .hint(format!("for a product write `{quoted} * (...)`, for an element `{quoted}[...]`"));
@@ -508,7 +498,7 @@ impl Lower<'_> {
             "real" | "imag" | "conj" | "complex" | "angle" => error.why("complex numbers are not supported yet"),
             "contains" => error.why("strings are not supported"),
             "eval" | "exec" | "open" | "getattr" => error.why("nothing of the host can be reached"),
-            _ => error,
+            _ => foreign_letter(error, text),
         };
         let functions = Op::all().flat_map(Op::names).chain([TRANSPOSE]).chain(DType::ALL.map(DType::name));
         let error = match suggest(text, functions) {
@@ -561,7 +551,7 @@ impl Lower<'_> {
             }
         }
         let result = self.graph.index(base_node, &items);
-        self.checked(result, expr.span, &[base])
+        self.checked(result, expr.anchor, &[base])
     }
 
     fn slice(&mut self, id: ExprId) -> Result<Slice, Reported> {
@@ -604,6 +594,28 @@ impl Lower<'_> {
             _ => error(format!("{what} has to be an integer"), "not an integer"),
         };
         self.refuse(error)
+    }
+}
+
+/// What an unknown name may have meant.
+fn meant(name: &str, known: &[&str]) -> String {
+    // `xy` for `x*y`: all letters are names.
+    let letters: Vec<String> = name.chars().take(5).map(String::from).collect();
+    if (2..=4).contains(&letters.len()) && letters.iter().all(|letter| known.contains(&letter.as_str())) {
+        return format!("for a product write `{}`", letters.join(" * "));
+    }
+    // A single letter is near to every other one.
+    match suggest(name, known.iter().copied()).filter(|_| letters.len() > 1) {
+        Some(near) => format!("did you mean `{}`?", shown(near)),
+        None => "give it as an input".to_owned(),
+    }
+}
+
+/// Says so if a name has a letter that may look like another.
+fn foreign_letter(error: Diagnostic, name: &str) -> Diagnostic {
+    match name.chars().find(|c| !c.is_ascii()) {
+        Some(c) => error.why(format!("it contains the letter `{}`, U+{:04X}", c.escape_debug(), c as u32)),
+        None => error,
     }
 }
 

@@ -314,7 +314,7 @@ impl Scan<'_> {
             (true, true) => Nest::Group(at),
             (false, false) => Nest::Index(at),
             (true, false) => {
-                if !matches!(self.before(at), Some(Token::Name(_))) {
+                if !matches!(self.before(at), Some(Token::Name(_) | Token::BadNumber)) {
                     let left = self.text(at - 1);
                     self.mistake(at, "only a function can be called", "this opens a call", |d| {
                         d.why(format!("`{left}` before it ends a value")).hint("for a product write `*`")
@@ -363,6 +363,13 @@ impl Scan<'_> {
                     .and_at(opened, "opened here")
                     .hint("brackets close in reverse order")
             });
+            // If it closes one further out, those within were forgotten.
+            let closes = |nest: &Nest| {
+                nest.bracket().is_some_and(|opener| is_paren == (self.tokens[opener] == Token::LeftParen))
+            };
+            if let Some(index) = self.nests.iter().rposition(closes) {
+                self.nests.truncate(index + 1);
+            }
         } else if self.operand {
             let may_end = match (self.before(at), nest) {
                 (Some(Token::LeftParen), Nest::Group(_) | Nest::Call(_)) => true,
@@ -388,6 +395,7 @@ impl Scan<'_> {
             }),
             // What stood before was reported already.
             Token::Foreign(_) => {}
+            Token::Colon if !matches!(self.innermost(), Some(Nest::Index(_))) => {}
             _ => {
                 let text = self.text(at - 1);
                 let goes_on = matches!(self.tokens.get(at), Some(Token::Newline))
@@ -453,7 +461,13 @@ impl Scan<'_> {
     fn attribute(&mut self, at: usize) {
         self.operand = false;
         let name = &self.source[self.spans[at].range()];
-        if self.tokens.get(at + 1) == Some(&Token::LeftParen) || name == "T" {
+        // Without a value before the dot there is another mistake.
+        let has_receiver = at >= self.start + 2
+            && !matches!(
+                self.tokens[at - 2],
+                Token::Dot | Token::Operator(_) | Token::LeftParen | Token::LeftBracket | Token::Comma
+            );
+        if !has_receiver || self.tokens.get(at + 1) == Some(&Token::LeftParen) || name == "T" {
             return;
         }
         self.bad = true;
@@ -506,6 +520,14 @@ impl Scan<'_> {
                 Some(Token::RightBracket) if outside => {
                     self.mistake(at, "an array cannot be changed", "this assigns to elements", |d| {
                         d.hint("choose values with `where(condition, new, old)`")
+                    });
+                }
+                Some(Token::Name(_))
+                    if outside && self.tokens[self.start + 1..at] == [Token::Assign, self.tokens[at - 1]] =>
+                {
+                    let (first, second) = (self.text(self.start), self.text(at - 1));
+                    self.mistake(at, "only one name can be assigned at a time", "here", |d| {
+                        d.hint(format!("write `{second} = ...; {first} = {second}`"))
                     });
                 }
                 _ if outside && self.tokens[self.start..at].contains(&Token::Comma) => {

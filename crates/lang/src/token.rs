@@ -432,8 +432,12 @@ fn bad_character(c: char, span: Span) -> Diagnostic {
         '（' | '）' | '，' | '；' | '：' | '＝' => Some("its ASCII form"),
         _ => None,
     };
-    let diagnostic = Diagnostic::new(Code::BadCharacter, format!("`{}` means nothing here", c.escape_debug()))
-        .at(span, "unknown character");
+    let title = match c {
+        '`' => "a backquote means nothing here".to_owned(),
+        '\\' => "a backslash means nothing here".to_owned(),
+        c => format!("`{}` means nothing here", c.escape_debug()),
+    };
+    let diagnostic = Diagnostic::new(Code::BadCharacter, title).at(span, "unknown character");
     match (c, instead) {
         ('\\', _) => diagnostic.hint("to go on in the next line, put the expression in round brackets"),
         ('$', _) => diagnostic.hint("names stand without a sign: `x + 1`"),

@@ -12,7 +12,7 @@ const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/messages.txt");
 
 /// What is printed for a text, with inputs x, y: f64[?], m: f32[n, 3], v: i32[4], b: bool[4], a: f64[].
 fn messages(text: &str) -> String {
-    let limits = SourceLimits { depth: 8, tokens: 60, nodes: 40, errors: 4, bytes: 500 };
+    let limits = SourceLimits { depth: 8, tokens: 100, nodes: 30, errors: 4, bytes: 500 };
     let (ast, mut diagnostics) = parse(text, &limits);
     if let Some(ast) = ast {
         let input = |name, dtype, shape| InputType { name, dtype, weak: false, shape };

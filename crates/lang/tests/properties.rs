@@ -57,10 +57,12 @@ fn token() -> impl Strategy<Value = &'static str> {
 
 /// A text that parses.
 fn expression() -> impl Strategy<Value = String> {
-    let leaf = prop::sample::select(vec!["a", "b", "c", "d", "1", "2.5", "1e-7", "0xff", "True", "pi", "9223372036854775808"]);
+    let leaf =
+        prop::sample::select(vec!["a", "b", "c", "d", "1", "2.5", "1e-7", "0xff", "True", "pi", "9223372036854775808"]);
     leaf.prop_map(str::to_owned).prop_recursive(8, 60, 4, |inner| {
         let infix = prop::sample::select(vec![
-            "+", "-", "*", "/", "//", "%", "**", "<<", ">>", "&", "|", "^", "<", "<=", ">", ">=", "==", "!=", "and", "or",
+            "+", "-", "*", "/", "//", "%", "**", "<<", ">>", "&", "|", "^", "<", "<=", ">", ">=", "==", "!=", "and",
+            "or",
         ]);
         prop_oneof![
             (inner.clone(), infix, inner.clone()).prop_map(|(x, op, y)| format!("({x}) {op} ({y})")),
@@ -69,7 +71,10 @@ fn expression() -> impl Strategy<Value = String> {
             prop::collection::vec(inner.clone(), 0..4).prop_map(|xs| format!("where({})", xs.join(", "))),
             (inner.clone(), -3i32..3).prop_map(|(x, axis)| format!("({x}).sum(axis={axis}, keepdims=True)")),
             inner.clone().prop_map(|x| format!("sum({x}, axis=(0, -1)).T")),
-            (inner.clone(), prop::sample::select(vec!["1:", ":-1", "::2", "None", "...", "0", "1:2:3, ..., None", "(0, 1)"]))
+            (
+                inner.clone(),
+                prop::sample::select(vec!["1:", ":-1", "::2", "None", "...", "0", "1:2:3, ..., None", "(0, 1)"])
+            )
                 .prop_map(|(x, items)| format!("({x})[{items}]")),
             (inner.clone(), inner).prop_map(|(x, y)| format!("a < ({x}) <= ({y}) != 3")),
         ]
