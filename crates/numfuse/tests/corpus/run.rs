@@ -5,10 +5,11 @@
 //! the facade as users call it, in native code, over the inputs as they lie in memory.
 
 use super::format::TestFile;
-use super::inputs::Data;
+use super::inputs::{Data, InputLine};
 use super::run_plan::{Dense, run_plan, same};
 use super::stages;
-use numfuse_core::dtype::DType;
+use numfuse::{Array, ArrayRef, AsArrayRef, Backend, DType, Element, Engine, Env};
+use numfuse_core::literal::Literal;
 use numfuse_core::pipeline;
 use numfuse_core::plan::Plan;
 use std::fmt::Write;
@@ -16,24 +17,107 @@ use std::fmt::Write;
 /// The most elements that a section shows.
 const MAX_ELEMENTS: usize = 64;
 
-/// Cranelift's IR of every kernel of a plan.
-pub fn clif(_plan: &Plan) -> Result<String, String> {
-    Err("not yet".into())
+/// Cranelift's IR of every kernel of a plan, for the baseline of the architecture.
+pub fn clif(plan: &Plan) -> Result<String, String> {
+    let options = numfuse_cpu::Options { host_features: false, verifier: true, ..numfuse_cpu::Options::default() };
+    let compiler = numfuse_cpu::Compiler::new(options).map_err(|e| e.to_string())?;
+    let texts = plan.steps.iter().map(|step| compiler.clif(&step.kernel).map_err(|e| e.to_string()));
+    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
 }
 
-/// The results on every back end.
+/// The results, the same on every back end.
 pub fn run(file: &TestFile) -> Result<String, String> {
     let want = interpret(file)?;
-    let mut text = String::new();
-    for (dtype, result) in &want {
-        text.push_str(&show(*dtype, result)?);
+    let inputs = inputs(file)?;
+    for (backend, name) in [(Backend::Jit, "native code"), (Backend::Interp, "the interpreter under the facade")] {
+        let found = evaluate(file, &inputs, backend).map_err(|e| format!("{name}: {}", e.report(false)))?;
+        let found: Vec<(DType, Dense)> = found.iter().map(|array| (array.dtype(), dense_of(array))).collect();
+        let agree = |(a, b): (&(DType, Dense), &(DType, Dense))| a.0 == b.0 && same(&a.1, &b.1);
+        if want.len() != found.len() || !want.iter().zip(&found).all(agree) {
+            return Err(format!("the plain interpreter returns\n{}{name}\n{}", show_all(&want)?, show_all(&found)?));
+        }
     }
-    Ok(text)
+    show_all(&want)
 }
 
-/// The diagnostics as people see them.
-pub fn report(_file: &TestFile) -> Result<String, String> {
-    Err("not yet".into())
+/// The diagnostics as people see them: the same on every back end.
+pub fn report(file: &TestFile) -> Result<String, String> {
+    let inputs = inputs(file)?;
+    let report = |backend| match evaluate(file, &inputs, backend) {
+        Err(error) => Ok(error.report(false)),
+        Ok(results) => Err(format!("it runs, and returns {results:?}")),
+    };
+    let (native, interpreted) = (report(Backend::Jit)?, report(Backend::Interp)?);
+    if native == interpreted { Ok(native) } else { Err(format!("two reports:\n{native}\n{interpreted}")) }
+}
+
+/// The results through the facade.
+fn evaluate(file: &TestFile, inputs: &[Box<dyn AsArrayRef>], backend: Backend) -> Result<Vec<Array>, numfuse::Error> {
+    let engine = Engine::builder().backend(backend).build()?;
+    let mut env = Env::new();
+    for (line, input) in file.inputs.iter().zip(inputs) {
+        env.insert(line.name.as_str(), input.as_ref());
+    }
+    engine.evaluate_with(&file.program, &env, None).map(|results| results.into_iter().collect())
+}
+
+/// The inputs as they lie in memory.
+fn inputs(file: &TestFile) -> Result<Vec<Box<dyn AsArrayRef>>, String> {
+    file.inputs.iter().map(held).collect()
+}
+
+/// Elements of one type in memory, and how they lie there.
+struct Held<T> {
+    elements: Vec<T>,
+    data: Data,
+}
+
+impl<T: Element> AsArrayRef for Held<T> {
+    fn as_array_ref(&self) -> ArrayRef<'_> {
+        use ndarray::{ArrayViewD, Axis, IxDyn, ShapeBuilder};
+        if self.data.shape.contains(&0) {
+            let view = ArrayViewD::from_shape(IxDyn(&self.data.shape), &self.elements);
+            return ArrayRef::from_ndarray(view.unwrap_or_else(|e| panic!("{e}")));
+        }
+        // `ndarray` makes views of strides that are not negative, and turns axes around afterwards.
+        let strides: Vec<usize> = self.data.strides.iter().map(|s| s.unsigned_abs()).collect();
+        let shape = IxDyn(&self.data.shape).strides(IxDyn(&strides));
+        let mut view = ArrayViewD::from_shape(shape, &self.elements).unwrap_or_else(|e| panic!("{e}"));
+        for (axis, _) in self.data.strides.iter().enumerate().filter(|(_, stride)| **stride < 0) {
+            view.invert_axis(Axis(axis));
+        }
+        ArrayRef::from_ndarray(view)
+    }
+}
+
+fn held(input: &InputLine) -> Result<Box<dyn AsArrayRef>, String> {
+    fn typed<T: Element>(data: &Data) -> Box<dyn AsArrayRef> {
+        let elements = data.elements.iter().map(|l| T::from_literal(*l)).collect();
+        Box::new(Held::<T> { elements, data: data.clone() })
+    }
+    let data = input.data.as_ref().ok_or_else(|| format!("`{}` has no values", input.name))?;
+    Ok(match input.dtype {
+        DType::Bool if input.weak => Box::new(data.elements[0].as_bool()),
+        DType::I64 if input.weak => Box::new(data.elements[0].as_i64()),
+        DType::F64 if input.weak => Box::new(data.elements[0].as_f64()),
+        _ if input.weak => return Err("a weak input is bool, i64 or f64".into()),
+        DType::Bool => typed::<bool>(data),
+        DType::I8 => typed::<i8>(data),
+        DType::I16 => typed::<i16>(data),
+        DType::I32 => typed::<i32>(data),
+        DType::I64 => typed::<i64>(data),
+        DType::U8 => typed::<u8>(data),
+        DType::U16 => typed::<u16>(data),
+        DType::U32 => typed::<u32>(data),
+        DType::U64 => typed::<u64>(data),
+        DType::F32 => typed::<f32>(data),
+        DType::F64 => typed::<f64>(data),
+    })
+}
+
+fn dense_of(array: &Array) -> Dense {
+    let data: Vec<Literal> = array.view().elements().collect();
+    Dense { shape: array.shape().iter().map(|n| *n as u64).collect(), data }
 }
 
 /// The results of the interpreter.
@@ -64,6 +148,10 @@ fn dense(data: &Data) -> Dense {
         data.elements[at as usize]
     };
     Dense { shape: data.shape.iter().map(|n| *n as u64).collect(), data: (0..count).map(element).collect() }
+}
+
+fn show_all(results: &[(DType, Dense)]) -> Result<String, String> {
+    results.iter().map(|(dtype, result)| show(*dtype, result)).collect()
 }
 
 /// A result as a line: `f64[2, 2] 0.0 1.0; 2.0 nan`, rows separated by semicolons.

@@ -4,8 +4,9 @@ use super::format::{Stage, TestFile};
 use super::inputs::Size;
 use super::run;
 use numfuse_core::graph::Graph;
+use numfuse_core::kernel::Role;
 use numfuse_core::pipeline;
-use numfuse_core::plan::Plan;
+use numfuse_core::plan::{BufferId, BufferKind, Plan};
 use numfuse_lang::ast::{Ast, ExprKind, List};
 use numfuse_lang::{DimSpec, InputType, SourceLimits};
 use std::fmt::Write;
@@ -24,7 +25,7 @@ pub fn show(file: &TestFile, stage: Stage) -> Result<String, String> {
         }
         Stage::Graph => lower(file).map(|graph| graph.to_string()),
         Stage::Simplify => plan(file).map(|plan| plan.graph.to_string()),
-        Stage::Plan => Err("not yet".into()),
+        Stage::Plan => plan(file).map(|plan| show_plan(&plan)),
         Stage::Kernel => {
             let kernels: Vec<String> = plan(file)?.steps.iter().map(|s| s.kernel.to_string()).collect();
             Ok(kernels.join("\n"))
@@ -84,6 +85,40 @@ pub fn lower(file: &TestFile) -> Result<Graph, String> {
 fn plan(file: &TestFile) -> Result<Plan, String> {
     let options = pipeline::Options { verify: true, ..pipeline::Options::default() };
     pipeline::plan(lower(file)?, options, &mut |_, _| {}).map_err(|e| e.to_string())
+}
+
+/// One line for each temporary and each kernel: its loops, what it reads and writes, and why it is one of its own.
+fn show_plan(plan: &Plan) -> String {
+    let name = |id: BufferId| match plan.buffers[id.index()].kind {
+        BufferKind::Input(n) => plan.graph.inputs()[n as usize].name.clone(),
+        BufferKind::Output(n) => format!("out{n}"),
+        BufferKind::Guard(n) => format!("guard{n}"),
+        BufferKind::Temp => format!("temp{}", id.0),
+    };
+    let dims = &plan.graph.dims;
+    let mut text = String::new();
+    for (i, buffer) in plan.buffers.iter().enumerate().filter(|(_, b)| b.kind == BufferKind::Temp) {
+        let _ = writeln!(text, "{}: {}{}", name(BufferId(i as u32)), buffer.dtype, dims.display(&buffer.shape));
+    }
+    for (k, step) in plan.steps.iter().enumerate() {
+        let operands = |role: Role| {
+            let of_role = step.operands.iter().zip(&step.kernel.operands).filter(|(_, o)| o.role == role);
+            let mut names: Vec<String> = of_role.map(|(access, _)| name(access.buffer)).collect();
+            names.dedup();
+            names.join(", ")
+        };
+        let axes = |axes: &[u8]| axes.iter().map(|a| step.domain[*a as usize]).collect::<Vec<_>>();
+        let mut loops = Vec::new();
+        for (what, group) in [("outer", &step.outer), ("reduced", &step.reduced), ("inner", &step.inner)] {
+            if !group.is_empty() {
+                loops.push(format!("{what} {}", dims.display(&axes(group))));
+            }
+        }
+        let _ = writeln!(text, "k{k}: {} -> {}", operands(Role::In), operands(Role::Out));
+        let loops = if loops.is_empty() { "one element".to_owned() } else { loops.join(", ") };
+        let _ = writeln!(text, "    loops: {loops}\n    why: {}", step.reason);
+    }
+    text
 }
 
 /// The tree with every operator before its operands, in brackets. The tree's own text has to parse to an equal tree.
