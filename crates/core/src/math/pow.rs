@@ -34,6 +34,9 @@ pub fn pow(b: &mut Builder, args: &[Value]) -> Value {
             let root = (x + 0.0).sqrt();
             x.eq(f64::NEG_INFINITY).select(x.constant(f64::INFINITY), root)
         }),
+        Some(1.0) => args[0],
+        Some(2.0) => b.mul(args[0], args[0]),
+        Some(-1.0) => reciprocal(b, args),
         Some(y) if y.fract() == 0.0 && y.abs() <= 64.0 => {
             in_f64(b, &args[..1], |[x], goal| constant_power(x, y as i32, goal))
         }
@@ -43,52 +46,79 @@ pub fn pow(b: &mut Builder, args: &[Value]) -> Value {
 
 /// `x^n` by squaring; in `f64` with pairs, so that only the last rounding counts.
 fn constant_power(x: Real<'_>, n: i32, goal: Goal) -> Real<'_> {
-    match n {
-        0 => return x.constant(1.0),
-        1 => return x,
-        2 => return x * x,
-        -1 => return 1.0 / x,
-        _ => {}
+    if n == 0 {
+        return x.constant(1.0);
     }
     if goal == Goal::Single {
-        // Magnitudes stay within 2^(149 * 64): beyond the range of f64 only where the f32 is 0 or infinite as well.
-        let power = chain(x, n.unsigned_abs(), |a, b| a * b);
-        return if n < 0 { 1.0 / power } else { power };
+        // In f64 the power overflows or underflows only where the f32 does.
+        let (a, b) = last_factors(x, n.unsigned_abs(), |a, b| a * b);
+        return if n < 0 { 1.0 / (a * b) } else { a * b };
     }
-    let base = if n > 0 {
-        Pair { high: x, low: x.constant(0.0) }
+    let count = n.unsigned_abs();
+    let mut base = if n > 0 {
+        Factor { high: x, low: None }
     } else {
         // A power of the reciprocal: a reciprocal of the power could overflow on the way to a subnormal result.
         let inverse = 1.0 / x;
-        Pair { high: inverse, low: (-inverse).fma(x, 1.0) * inverse }
+        Factor { high: inverse, low: Some((-inverse).fma(x, 1.0) * inverse) }
     };
-    let exact = n > 0;
-    let power = chain((base, exact), n.unsigned_abs(), |(a, a_exact), (b, b_exact)| {
+    // Near the subnormals the products of low parts round, which is too much where there are two of them: then small
+    // bases are scaled up, and their power is scaled down in the end.
+    let mut back = None;
+    if count > 5 && !count.is_power_of_two() && !(count - 1).is_power_of_two() || n < -2 {
+        let bits = 300_u32.div_ceil(count);
+        let small = base.high.abs().lt(2.0_f64.powi(-(400 / count as i32)));
+        let scale = small.select(x.constant(2.0_f64.powi(bits as i32)), 1.0);
+        base = Factor { high: base.high * scale, low: base.low.map(|low| low * scale) };
+        back = Some(small.select(x.constant(2.0_f64.powi(-((bits * count) as i32))), 1.0));
+    }
+    let (a, b) = last_factors(base, count, |a, b| {
         let p = two_product(a.high, b.high);
-        let low = if b_exact { p.low } else { a.high.fma(b.low, p.low) };
-        let low = if a_exact { low } else { a.low.fma(b.high, low) };
-        (Pair { high: p.high, low }, false)
-    })
-    .0;
-    // Where the power is infinite, or the reciprocal is, the low part is NaN.
-    let finite = power.low.eq(power.low);
-    finite.select(power.round(), power.high)
+        Factor { high: p.high, low: Some(cross_terms(a, b, p.low)) }
+    });
+    let head = a.high * b.high;
+    let power = match (a.low, b.low) {
+        (None, None) => head,
+        (Some(low), None) => a.high.fma(b.high, low * b.high),
+        (None, Some(low)) => a.high.fma(b.high, a.high * low),
+        (Some(low), Some(_)) if count.is_power_of_two() => a.high.fma(b.high, (low + low) * b.high),
+        (Some(low), Some(b_low)) => a.high.fma(b.high, low.fma(b.high, a.high * b_low)),
+    };
+    // Where a factor is infinite, its low part is as well, or NaN; and those of zeros have any sign.
+    let size = head.abs();
+    let finite = size.lt(f64::INFINITY);
+    let power = if n > 0 { finite } else { finite & size.gt(0.0) }.select(power, head);
+    let power = back.map_or(power, |back| power * back);
+    if n & 1 == 0 { power } else { power.with_sign(x) }
 }
 
-/// `x^n` for `n > 0` by squaring.
-fn chain<T: Copy>(x: T, n: u32, mut product: impl FnMut(T, T) -> T) -> T {
-    let mut result = None;
-    let mut square = x;
-    let mut rest = n;
+/// `high + low`, or `high` exactly.
+#[derive(Clone, Copy)]
+struct Factor<'s> {
+    high: Real<'s>,
+    low: Option<Real<'s>>,
+}
+
+/// `a.high * b.low + a.low * b.high + sum`
+fn cross_terms<'s>(a: Factor<'s>, b: Factor<'s>, sum: Real<'s>) -> Real<'s> {
+    let sum = b.low.map_or(sum, |low| a.high.fma(low, sum));
+    a.low.map_or(sum, |low| low.fma(b.high, sum))
+}
+
+/// The factors of the last of the products that give `x^n` by squaring, for `n > 1`.
+fn last_factors<T: Copy>(x: T, n: u32, mut product: impl FnMut(T, T) -> T) -> (T, T) {
+    let (mut result, mut square, mut rest) = (None, x, n);
     loop {
+        match (result, rest) {
+            (None, 2) => return (square, square),
+            (Some(result), 1) => return (result, square),
+            _ => {}
+        }
         if rest & 1 != 0 {
             result = Some(result.map_or(square, |r| product(r, square)));
         }
+        square = product(square, square);
         rest >>= 1;
-        match result {
-            Some(result) if rest == 0 => return result,
-            _ => square = product(square, square),
-        }
     }
 }
 
