@@ -110,8 +110,9 @@ fn parse_into(source: &str, limits: &SourceLimits, report: &mut Report) -> Optio
             _ => None,
         });
         if target.is_none() && i + 1 < chunks.len() && !chunk.bad {
-            let next = tokens.tokens[chunks[i + 1].tokens.start];
-            report.add(|| discarded(source, span, matches!(next, Token::Operator(_) | Token::Dot)));
+            let next = &chunks[i + 1];
+            let first = tokens.tokens.get(next.tokens.start).filter(|_| next.target.is_none());
+            report.add(|| discarded(source, span, matches!(first, Some(Token::Operator(_) | Token::Dot))));
         }
         statements.push(Statement { target, value });
     }

@@ -371,13 +371,13 @@ impl Scan<'_> {
                 self.nests.truncate(index + 1);
             }
         } else if self.operand {
-            let may_end = match (self.before(at), nest) {
-                (Some(Token::LeftParen), Nest::Group(_) | Nest::Call(_)) => true,
-                (Some(Token::Comma), _) => true,
-                (Some(Token::Colon), Nest::Index(_)) => true,
-                (_, Nest::List(_)) => true,
-                _ => false,
-            };
+            let may_end = matches!(
+                (self.before(at), nest),
+                (Some(Token::LeftParen), Nest::Group(_) | Nest::Call(_))
+                    | (Some(Token::Comma), _)
+                    | (Some(Token::Colon), Nest::Index(_))
+                    | (_, Nest::List(_))
+            );
             if !may_end {
                 self.missing_value(at);
             }
