@@ -184,9 +184,7 @@ pub(crate) fn operands_of(inst: &Inst) -> &[Value] {
     match inst {
         Inst::Prim(_, args) => args,
         Inst::Store(_, v) | Inst::ScratchStore(_, v) => std::slice::from_ref(v),
-        Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) | Inst::Load(_) | Inst::ScratchLoad(_) | Inst::Reduced(_) => {
-            &[]
-        }
+        Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) | Inst::Load(_) | Inst::ScratchLoad(_) | Inst::Reduced(_) => &[],
     }
 }
 

@@ -86,8 +86,7 @@ struct Guarded(std::cell::UnsafeCell<Arena>);
 // SAFETY: the arena is reached through `with_arena` and the fork handlers only, which hold `LOCK`.
 unsafe impl Sync for Guarded {}
 
-static ARENA: Guarded =
-    Guarded(std::cell::UnsafeCell::new(Arena { slabs: Vec::new(), epoch: 0, refused: false }));
+static ARENA: Guarded = Guarded(std::cell::UnsafeCell::new(Arena { slabs: Vec::new(), epoch: 0, refused: false }));
 
 fn acquire() {
     let mut spins = 0u32;
@@ -151,9 +150,7 @@ impl CodeBlock {
     pub fn publish(code: &[u8]) -> Result<CodeBlock, Error> {
         let len = code.len().max(1).next_multiple_of(ALIGN);
         let block = match with_arena(|arena| arena.place(code, len)) {
-            Some((slab, offset)) => {
-                CodeBlock { address: slab.address + offset, len, home: Home::Slab(slab) }
-            }
+            Some((slab, offset)) => CodeBlock { address: slab.address + offset, len, home: Home::Slab(slab) },
             None => {
                 let address = map_private(code)?;
                 MAPPED.fetch_add(page_ceil(len), Ordering::Relaxed);
@@ -322,9 +319,8 @@ impl Slab {
         while done < bytes.len() {
             let rest = &bytes[done..];
             // SAFETY: `file` is open as long as the slab lives, and `rest` is readable for its length.
-            let written = unsafe {
-                libc::pwrite(self.file, rest.as_ptr().cast(), rest.len(), (offset + done) as libc::off_t)
-            };
+            let written =
+                unsafe { libc::pwrite(self.file, rest.as_ptr().cast(), rest.len(), (offset + done) as libc::off_t) };
             match written {
                 1.. => done += written as usize,
                 _ if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
@@ -473,7 +469,7 @@ mod tests {
         let before = mappings();
         for _ in 0..100_000 {
             let block = CodeBlock::publish(&code).unwrap();
-            assert!(block.address() % ALIGN == 0);
+            assert!(block.address().is_multiple_of(ALIGN));
         }
         assert!(mappings() < before + 6);
     }

@@ -23,6 +23,7 @@ use numfuse_core::kernel::reduce;
 use numfuse_core::kernel::{Access, Inst, Kernel, Nest, Operand, Reduction, Role, StageKind};
 use numfuse_core::launch::Launch;
 use smallvec::SmallVec;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How a kernel is run.
@@ -32,6 +33,16 @@ pub struct RunOptions<'a> {
     pub threads: usize,
     /// Polled at least every few milliseconds; once it is true the run ends with [`Error::Cancelled`].
     pub cancel: &'a AtomicBool,
+}
+
+impl Default for RunOptions<'_> {
+    /// All cores, and no way to cancel.
+    fn default() -> Self {
+        static CORES: OnceLock<usize> = OnceLock::new();
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        let cores = CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
+        RunOptions { threads: *cores, cancel: &NEVER }
+    }
 }
 
 /// A kernel as machine code. Its code memory is freed with it.

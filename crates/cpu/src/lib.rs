@@ -171,9 +171,11 @@ impl Compiler {
             };
             context.clear();
             context.set_disasm(disassemble);
-            clif::build(kernel, analysis, self.shared.target, &mut context.func, builder, &**isa).inspect_err(|_| {
-                *builder = FunctionBuilderContext::new();
-            })?;
+            clif::build(kernel, analysis, self.shared.target, &mut context.func, builder, &**isa).inspect_err(
+                |_| {
+                    *builder = FunctionBuilderContext::new();
+                },
+            )?;
             let compiled = context
                 .compile(&**isa, &mut ControlPlane::default())
                 .map_err(|e| Error::Internal(format!("{:?}\n{}\n{kernel}", e.inner, e.func)))?;
@@ -210,8 +212,7 @@ fn isa(options: Options, regalloc: &str) -> Result<OwnedTargetIsa, Error> {
     ] {
         flags.set(name, value).map_err(|e| host(e.to_string()))?;
     }
-    let mut builder =
-        cranelift_native::builder_with_options(options.host_features).map_err(|e| host(e.to_owned()))?;
+    let mut builder = cranelift_native::builder_with_options(options.host_features).map_err(|e| host(e.to_owned()))?;
     #[cfg(target_arch = "x86_64")]
     if !options.host_features && std::arch::is_x86_feature_detected!("sse4.2") {
         for flag in ["has_sse3", "has_ssse3", "has_sse41", "has_sse42"] {

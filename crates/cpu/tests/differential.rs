@@ -66,7 +66,7 @@ impl Generator<'_> {
 
     fn leaf(&mut self, in_loop: bool, extent: Extent) -> Value {
         let dtype = self.dtype();
-        let v = match self.rng.below(8) {
+        match self.rng.below(8) {
             0 => {
                 let bits = special_bits(dtype);
                 self.b.constant(Literal::from_bits(dtype, self.rng.pick(&bits)))
@@ -89,8 +89,7 @@ impl Generator<'_> {
                 let n = self.operand(dtype, Role::In, Extent { inner: false, ..extent }, Level::Row);
                 self.b.load(n)
             }
-        };
-        v
+        }
     }
 
     fn as_dtype(&mut self, v: Value, dtype: DType) -> Value {

@@ -32,14 +32,10 @@ fn forms(prim: Prim) -> Vec<(Vec<DType>, DType)> {
         Prim::Eq | Prim::Ne => all.iter().map(|d| (vec![*d; 2], DType::Bool)).collect(),
         Prim::Lt | Prim::Le => numbers.iter().map(|d| (vec![*d; 2], DType::Bool)).collect(),
         Prim::Select => all.iter().map(|d| (vec![DType::Bool, *d, *d], *d)).collect(),
-        Prim::Cast => {
-            all.iter().flat_map(|a| all.iter().filter(move |b| a != *b).map(|b| (vec![*a], *b))).collect()
-        }
+        Prim::Cast => all.iter().flat_map(|a| all.iter().filter(move |b| a != *b).map(|b| (vec![*a], *b))).collect(),
         Prim::Bitcast => numbers
             .iter()
-            .flat_map(|a| {
-                numbers.iter().filter(move |b| a != *b && a.size() == b.size()).map(|b| (vec![*a], *b))
-            })
+            .flat_map(|a| numbers.iter().filter(move |b| a != *b && a.size() == b.size()).map(|b| (vec![*a], *b)))
             .collect(),
     }
 }

@@ -315,8 +315,7 @@ fn step_memory(
 ) {
     for fold in folds {
         let lane = g.b.ins().band_imm_u(j, fold.lanes as i64 - 1);
-        let addresses: SmallVec<[ir::Value; 2]> =
-            (0..fold.init.len()).map(|c| fold.lane_address(g, c, lane)).collect();
+        let addresses: SmallVec<[ir::Value; 2]> = (0..fold.init.len()).map(|c| fold.lane_address(g, c, lane)).collect();
         let state: SmallVec<[Vector; 2]> =
             addresses.iter().map(|a| g.load_vector(fold.dtype(), lanes, *a, 0)).collect();
         let x = body.lanes(g, values, fold.reduction.input);
@@ -332,8 +331,7 @@ fn step_memory(
 fn step_scalar_memory(g: &mut Gen<'_>, body: &Loop<'_>, folds: &[Fold<'_>], values: &ScalarValues, j: ir::Value) {
     for fold in folds {
         let lane = g.b.ins().band_imm_u(j, fold.lanes as i64 - 1);
-        let addresses: SmallVec<[ir::Value; 2]> =
-            (0..fold.init.len()).map(|c| fold.lane_address(g, c, lane)).collect();
+        let addresses: SmallVec<[ir::Value; 2]> = (0..fold.init.len()).map(|c| fold.lane_address(g, c, lane)).collect();
         let state: SmallVec<[ir::Value; 2]> = addresses.iter().map(|a| g.load_scalar(fold.dtype(), *a, 0)).collect();
         let x = body.scalar(g, values, fold.reduction.input);
         let count = count_at(g, j, fold.lanes);

@@ -143,11 +143,8 @@ impl Gen<'_> {
                     let count = self.b.ins().select(fits, args[1], most);
                     return self.b.ins().sshr(x, count);
                 }
-                let shifted = if prim == Prim::Shl {
-                    self.b.ins().ishl(x, args[1])
-                } else {
-                    self.b.ins().ushr(x, args[1])
-                };
+                let shifted =
+                    if prim == Prim::Shl { self.b.ins().ishl(x, args[1]) } else { self.b.ins().ushr(x, args[1]) };
                 let zero = self.int(ty, 0);
                 self.b.ins().select(fits, shifted, zero)
             }
@@ -170,8 +167,7 @@ impl Gen<'_> {
         let by_zero = self.b.ins().icmp(IntCC::Equal, y, zero);
         if !dtype.is_signed() {
             let divisor = self.b.ins().select(by_zero, one, y);
-            let result =
-                if prim == Prim::Div { self.b.ins().udiv(x, divisor) } else { self.b.ins().urem(x, divisor) };
+            let result = if prim == Prim::Div { self.b.ins().udiv(x, divisor) } else { self.b.ins().urem(x, divisor) };
             return self.b.ins().select(by_zero, zero, result);
         }
         let minus_one = self.int(ty, -1);

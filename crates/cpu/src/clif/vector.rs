@@ -195,9 +195,8 @@ impl Gen<'_> {
     pub(crate) fn load_vector(&mut self, dtype: DType, lanes: usize, address: ir::Value, offset: i32) -> Vector {
         let (ty, bytes) = (vector_type(dtype), lanes * dtype.size());
         let flags = MemFlagsData::new().with_notrap();
-        let mut parts: Parts = (0..bytes / 16)
-            .map(|k| self.b.ins().load(ty, flags, address, offset + 16 * k as i32))
-            .collect();
+        let mut parts: Parts =
+            (0..bytes / 16).map(|k| self.b.ins().load(ty, flags, address, offset + 16 * k as i32)).collect();
         let end = offset + (bytes / 16 * 16) as i32;
         let rest = match bytes % 16 {
             0 => None,
@@ -385,12 +384,7 @@ impl Gen<'_> {
         })
     }
 
-    fn each_part(
-        &mut self,
-        lanes: usize,
-        width: usize,
-        mut part: impl FnMut(&mut Self, usize) -> ir::Value,
-    ) -> Vector {
+    fn each_part(&mut self, lanes: usize, width: usize, mut part: impl FnMut(&mut Self, usize) -> ir::Value) -> Vector {
         let parts = (0..part_count(lanes, width)).map(|k| part(self, k)).collect();
         Vector { parts, width, same: false }
     }

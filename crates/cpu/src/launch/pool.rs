@@ -62,9 +62,8 @@ pub(super) fn for_each_chunk(total: usize, threads: usize, run: &(dyn Fn(usize) 
         return;
     };
     // SAFETY: only the lifetime changes; the job is used up before this function returns.
-    let run = unsafe {
-        std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(run)
-    };
+    let run =
+        unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(run) };
     let job = Arc::new(Job {
         next: AtomicUsize::new(0),
         finished: AtomicUsize::new(0),
