@@ -1,7 +1,9 @@
-//! Runs a plan in the interpreter, over plain vectors: what tests hold plans and back ends against.
+//! Runs a plan over plain vectors, each kernel through a function of the caller: the interpreter or a back end.
 
-use numfuse_core::interp::{self, Bytes, Memory};
-use numfuse_core::kernel::Role;
+use numfuse_core::dtype::DType;
+use numfuse_core::interp::{Bytes, Memory};
+use numfuse_core::kernel::{self, Kernel, Role};
+use numfuse_core::launch::Launch;
 use numfuse_core::literal::Literal;
 use numfuse_core::plan::{BufferKind, Plan, Strided};
 
@@ -14,27 +16,83 @@ pub struct Dense {
     pub data: Vec<Literal>,
 }
 
-/// The outputs of a plan for these sizes of the symbols and these inputs, row-major.
-pub fn run_plan(plan: &Plan, symbols: &[u64], inputs: &[Dense]) -> Vec<Dense> {
+/// An array somewhere in memory.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The memory.
+    pub bytes: Vec<u8>,
+    /// Where the first element begins.
+    pub offset: usize,
+    /// Sizes and strides.
+    pub place: Strided,
+}
+
+impl Dense {
+    /// The array with its axes in memory in the order `order` (outermost first), each axis `gaps` elements apart from
+    /// being packed and backwards where `reversed` says so, and the whole `shift` bytes into its memory.
+    pub fn placed(&self, dtype: DType, order: &[usize], gaps: &[usize], reversed: &[bool], shift: usize) -> Placed {
+        let size = dtype.size();
+        let rank = self.shape.len();
+        let mut strides = vec![0isize; rank];
+        let mut span = size;
+        for axis in order.iter().rev() {
+            span += gaps[*axis] * size;
+            strides[*axis] = span as isize;
+            span *= self.shape[*axis].max(1) as usize;
+        }
+        let mut offset = shift;
+        for axis in 0..rank {
+            if reversed[axis] {
+                offset += strides[axis] as usize * self.shape[axis].saturating_sub(1) as usize;
+                strides[axis] = -strides[axis];
+            }
+        }
+        let mut bytes = vec![0x5A; span + shift + size];
+        let mut index = vec![0u64; rank];
+        for value in &self.data {
+            let at = index.iter().zip(&strides).fold(offset as isize, |at, (i, s)| at + *i as isize * s) as usize;
+            bytes[at..at + size].copy_from_slice(&value.bits().to_le_bytes()[..size]);
+            for axis in (0..rank).rev() {
+                index[axis] += 1;
+                if index[axis] < self.shape[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+        let place = Strided { shape: self.shape.iter().copied().collect(), strides: strides.into_iter().collect() };
+        Placed { bytes, offset, place }
+    }
+
+    /// The array in row-major order.
+    pub fn packed(&self, dtype: DType) -> Placed {
+        let rank = self.shape.len();
+        self.placed(dtype, &(0..rank).collect::<Vec<_>>(), &vec![0; rank], &vec![false; rank], 0)
+    }
+}
+
+/// The outputs of a plan, row-major, for these sizes of the symbols and these inputs.
+pub fn run_plan(
+    plan: &Plan,
+    symbols: &[u64],
+    inputs: &[Placed],
+    mut execute: impl FnMut(&Kernel, &Launch, &mut [Memory<'_>], &[Literal]),
+) -> Vec<Dense> {
     let sizes = plan.graph.dims.sizes(symbols);
     plan.graph.dims.check(&sizes).unwrap_or_else(|e| panic!("{e:?}"));
-    let dtypes: Vec<_> = plan.graph.inputs().iter().map(|i| plan.graph.node(i.node).dtype).collect();
-    let places: Vec<Strided> = inputs
-        .iter()
-        .zip(&dtypes)
-        .map(|(x, dtype)| Strided::row_major(&x.shape, *dtype).unwrap_or_else(|e| panic!("{e}")))
-        .collect();
+    let places: Vec<Strided> = inputs.iter().map(|x| x.place.clone()).collect();
     let places = plan.places(&sizes, &places).unwrap_or_else(|e| panic!("{e}"));
+    let input_of = |kind: BufferKind| match kind {
+        BufferKind::Input(n) => Some(&inputs[n as usize]),
+        BufferKind::Output(_) | BufferKind::Guard(_) | BufferKind::Temp => None,
+    };
     let mut memory: Vec<Vec<u8>> = plan
         .buffers
         .iter()
         .zip(&places)
-        .map(|(buffer, place)| match buffer.kind {
-            BufferKind::Input(n) => {
-                let size = buffer.dtype.size();
-                inputs[n as usize].data.iter().flat_map(|x| x.bits().to_le_bytes()[..size].to_vec()).collect()
-            }
-            _ => vec![0xA5; place.count() as usize * buffer.dtype.size()],
+        .map(|(buffer, place)| match input_of(buffer.kind) {
+            Some(input) => input.bytes.clone(),
+            None => vec![0xA5; place.count() as usize * buffer.dtype.size()],
         })
         .collect();
     for step in &plan.steps {
@@ -43,26 +101,27 @@ pub fn run_plan(plan: &Plan, symbols: &[u64], inputs: &[Dense]) -> Vec<Dense> {
             continue;
         }
         let kernel = step.specialize(&bound.launch);
-        numfuse_core::kernel::verify(&kernel).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
-        let copies: Vec<Vec<u8>> = step.operands.iter().map(|a| memory[a.buffer.index()].clone()).collect();
-        let mut taken: Vec<(usize, Vec<u8>)> = Vec::new();
-        for (access, operand) in step.operands.iter().zip(&kernel.operands) {
-            let out =
-                if operand.role == Role::Out { std::mem::take(&mut memory[access.buffer.index()]) } else { vec![] };
-            taken.push((access.buffer.index(), out));
-        }
+        kernel::verify(&kernel).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
+        let buffers: Vec<usize> = step.operands.iter().map(|a| a.buffer.index()).collect();
+        let is_out: Vec<bool> = kernel.operands.iter().map(|o| o.role == Role::Out).collect();
+        // A kernel reads no buffer that it writes: its outputs are taken out, its inputs are looked at.
+        let mut outputs: Vec<Vec<u8>> = buffers
+            .iter()
+            .zip(&is_out)
+            .map(|(b, out)| if *out { std::mem::take(&mut memory[*b]) } else { Vec::new() })
+            .collect();
         let mut operands: Vec<Memory<'_>> = Vec::new();
-        for (((_, out), copy), (operand, offset)) in
-            taken.iter_mut().zip(&copies).zip(kernel.operands.iter().zip(&bound.offsets))
-        {
-            let bytes = if operand.role == Role::Out { Bytes::Out(out) } else { Bytes::In(copy) };
-            operands.push(Memory { bytes, offset: *offset as usize });
+        for (i, output) in outputs.iter_mut().enumerate() {
+            let start = input_of(plan.buffers[buffers[i]].kind).map_or(0, |input| input.offset);
+            let offset = start.wrapping_add_signed(bound.offsets[i]);
+            let bytes = if is_out[i] { Bytes::Out(output) } else { Bytes::In(&memory[buffers[i]]) };
+            operands.push(Memory { bytes, offset });
         }
-        interp::run(&kernel, &bound.launch, &mut operands, &bound.params);
+        execute(&kernel, &bound.launch, &mut operands, &bound.params);
         drop(operands);
-        for ((index, out), operand) in taken.into_iter().zip(&kernel.operands) {
-            if operand.role == Role::Out {
-                memory[index] = out;
+        for ((buffer, output), out) in buffers.iter().zip(outputs).zip(&is_out) {
+            if *out {
+                memory[*buffer] = output;
             }
         }
     }
@@ -71,15 +130,12 @@ pub fn run_plan(plan: &Plan, symbols: &[u64], inputs: &[Dense]) -> Vec<Dense> {
         .map(|id| {
             let (buffer, place) = (&plan.buffers[id.index()], &places[id.index()]);
             let size = buffer.dtype.size();
-            let data = memory[id.index()]
-                .chunks(size)
-                .map(|bytes| {
-                    let mut word = [0; 8];
-                    word[..size].copy_from_slice(bytes);
-                    Literal::from_bits(buffer.dtype, u64::from_le_bytes(word))
-                })
-                .collect();
-            Dense { shape: place.shape.to_vec(), data }
+            let element = |bytes: &[u8]| {
+                let mut word = [0; 8];
+                word[..size].copy_from_slice(bytes);
+                Literal::from_bits(buffer.dtype, u64::from_le_bytes(word))
+            };
+            Dense { shape: place.shape.to_vec(), data: memory[id.index()].chunks(size).map(element).collect() }
         })
         .collect()
 }
