@@ -282,7 +282,7 @@ impl Engine {
         self.shared.code.clear();
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }
 

@@ -174,6 +174,12 @@ impl AsArrayMut for ArrayMut<'_> {
     }
 }
 
+impl AsArrayRef for ArrayMut<'_> {
+    fn as_array_ref(&self) -> ArrayRef<'_> {
+        self.as_ref()
+    }
+}
+
 impl<A: AsArrayRef + ?Sized> AsArrayRef for &A {
     fn as_array_ref(&self) -> ArrayRef<'_> {
         (**self).as_array_ref()

@@ -1,1 +1,356 @@
-//! Explain, to come.
+//! What becomes of a text: every stage from the tree to machine code, as text for people.
+//!
+//! [`Engine::explain`] is what `numfuse explain` prints. The stages are those of `core::pipeline`, in order; what a stage
+//! does not change says so. Without sizes, the kernels and their code are those for row-major inputs of some size.
+
+use crate::engine::{Engine, Kernel as Compiled, Program, Shared};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::expr::{Input, Size};
+use numfuse_core::diagnostic::{Code, Diagnostic, suggest};
+use numfuse_core::dtype::DType;
+use numfuse_core::kernel::{Kernel, Level, Role};
+use numfuse_core::pipeline;
+use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided};
+use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK};
+use std::fmt::{self, Write};
+
+/// A stage of compilation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Stage {
+    /// The text as it was understood, one statement a line.
+    Parse,
+    /// The typed graph.
+    Graph,
+    /// The graph after simplification.
+    Simplified,
+    /// What runs: which kernels, on what, why, and what they cost.
+    Plan,
+    /// The loop nests in primitives.
+    Kernel,
+    /// The loop nests in Cranelift's representation.
+    Clif,
+    /// The machine code.
+    Asm,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Stage; 7] =
+        [Stage::Parse, Stage::Graph, Stage::Simplified, Stage::Plan, Stage::Kernel, Stage::Clif, Stage::Asm];
+
+    /// The name, as `numfuse explain --stage` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stage::Parse => "parse",
+            Stage::Graph => "graph",
+            Stage::Simplified => "simplified",
+            Stage::Plan => "plan",
+            Stage::Kernel => "kernel",
+            Stage::Clif => "clif",
+            Stage::Asm => "asm",
+        }
+    }
+
+    /// The stage of this name.
+    pub fn named(name: &str) -> Option<Stage> {
+        Stage::ALL.into_iter().find(|s| s.name() == name)
+    }
+}
+
+/// The stages of one text as text.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    stages: Vec<(Stage, String)>,
+}
+
+impl Explanation {
+    /// What a stage looks like.
+    pub fn stage(&self, stage: Stage) -> &str {
+        self.stages.iter().find(|(s, _)| *s == stage).map_or("", |(_, text)| text)
+    }
+}
+
+/// All stages under their names.
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (stage, text)) in self.stages.iter().enumerate() {
+            let gap = if i == 0 { "" } else { "\n" };
+            write!(f, "{gap}=== {} ===\n{}\n", stage.name(), text.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Every stage of a text for inputs of the types of `env`.
+    ///
+    /// ```
+    /// use numfuse::{Engine, explain::Stage, vars};
+    /// let explanation = Engine::default().explain("sum(a * b)", &vars! { a: [1.0], b: [2.0] })?;
+    /// assert!(explanation.stage(Stage::Plan).contains("temporaries: none"));
+    /// # Ok::<(), numfuse::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the text is wrong, or the types do not fit it.
+    pub fn explain(&self, text: &str, env: &Env<'_>) -> Result<Explanation> {
+        let bound = env.names().filter_map(|name| Some((name, env.get(name)?)));
+        let input = |(name, array): (&str, &crate::ArrayRef<'_>)| Input {
+            name: name.to_owned(),
+            dtype: array.dtype(),
+            weak: array.is_weak(),
+            shape: array.shape().iter().map(|_| Size::Unknown).collect(),
+        };
+        let program = self.program_of_types(text, bound.map(input).collect())?;
+        let shapes: Vec<&[u64]> = program.inputs.iter().filter_map(|i| env.get(&i.name)).map(|a| a.shape()).collect();
+        let symbols = shapes.concat();
+        explain(self.shared(), &program, Some(symbols))
+    }
+
+    /// Every stage of a text for inputs declared as `a: f64[n, 3]`: a dtype, and for arrays the sizes of the dimensions,
+    /// each a number, a name that stands for one size wherever it is used, or `_` for any size.
+    ///
+    /// # Errors
+    /// If the text or a declaration is wrong, or the types do not fit the text.
+    pub fn explain_types(&self, text: &str, inputs: &[&str]) -> Result<Explanation> {
+        let inputs = inputs.iter().map(|i| declaration(i)).collect::<Result<Vec<Input>>>()?;
+        explain(self.shared(), &self.program_of_types(text, inputs)?, None)
+    }
+}
+
+impl<A> Compiled<A> {
+    /// Every stage of this kernel, for inputs of any sizes. Kernels of expressions have no [`Stage::Parse`].
+    ///
+    /// # Errors
+    /// If a stage is broken, which is a bug.
+    pub fn explain(&self) -> Result<Explanation> {
+        explain(&self.shared, &self.program, None)
+    }
+}
+
+/// Reads `a: f64[n, 3]`.
+fn declaration(text: &str) -> Result<Input> {
+    let bad = |why: String| {
+        let error = Diagnostic::new(Code::Arguments, format!("`{text}` declares no input")).why(why);
+        Error::from(error.hint("write a name, a dtype and sizes, as in `a:f64[n, 3]`; a scalar is `a:f64`"))
+    };
+    let (name, type_) = text.split_once(':').ok_or_else(|| bad("there is no `:`".into()))?;
+    let (name, type_) = (name.trim(), type_.trim());
+    let is_word = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || c == '_');
+    if !is_word(name) {
+        return Err(bad("the part before `:` is no name".into()));
+    }
+    let (dtype, sizes) = match type_.split_once('[') {
+        None => (type_, None),
+        Some((dtype, sizes)) => {
+            let sizes = sizes.strip_suffix(']').ok_or_else(|| bad("the `[` is never closed".into()))?;
+            (dtype.trim(), Some(sizes.trim()))
+        }
+    };
+    let dtype = DType::from_name(dtype).ok_or_else(|| {
+        let near = suggest(dtype, DType::ALL.iter().map(|d| d.name()));
+        bad(format!("there is no dtype `{dtype}`{}", near.map_or(String::new(), |n| format!("; did you mean `{n}`?"))))
+    })?;
+    let mut shape = smallvec::SmallVec::new();
+    for size in sizes.filter(|s| !s.is_empty()).into_iter().flat_map(|s| s.split(',')) {
+        let size = size.trim();
+        shape.push(match size {
+            "_" => Size::Unknown,
+            _ if size.starts_with(|c: char| c.is_ascii_digit()) => {
+                Size::Fixed(size.parse().map_err(|_| bad(format!("`{size}` is no size")))?)
+            }
+            _ if is_word(size) => Size::Named(size.to_owned()),
+            _ => return Err(bad(format!("`{size}` is no size"))),
+        });
+    }
+    if shape.len() > MAX_RANK {
+        return Err(bad(format!("an array has at most {MAX_RANK} dimensions")));
+    }
+    Ok(Input { name: name.to_owned(), dtype, weak: false, shape })
+}
+
+/// The size that unknown dimensions are taken to have when kernels are specialised.
+const SOME_SIZE: u64 = 8;
+
+fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Result<Explanation> {
+    let mut stages: Vec<(Stage, String)> = program.tree().map(|tree| (Stage::Parse, tree)).into_iter().collect();
+    let graph = program.graph(shared, symbols.clone())?;
+    let mut shown: Vec<(&'static str, String)> = Vec::new();
+    let mut observe = |name: &'static str, text: &dyn fmt::Display| shown.push((name, text.to_string()));
+    let in_text = |e: Diagnostic| Error::from(e).with_text(program.text.as_ref());
+    let plan = pipeline::plan(graph, pipeline::Options::default(), &mut observe).map_err(in_text)?;
+    let mut before = String::new();
+    for (name, text) in shown {
+        let Some(stage) = Stage::named(name) else { continue };
+        let same = text == before;
+        before.clone_from(&text);
+        stages.push((stage, if same { "unchanged".to_owned() } else { text }));
+    }
+    let sizes = plan.graph.dims.sizes(&symbols.clone().unwrap_or_else(|| vec![SOME_SIZE; plan.graph.dims.symbol_count()]));
+    let known = symbols.is_some().then_some(sizes.as_slice());
+    stages.push((Stage::Plan, plan_text(&plan, known)));
+
+    let kernels = kernels(&plan, &sizes).map_err(in_text)?;
+    let compiler = shared.code.compiler();
+    let mut each = |stage: Stage, show: &dyn Fn(&Kernel) -> String| {
+        let mut text = String::new();
+        for (i, kernel) in kernels.iter().enumerate() {
+            let _ = writeln!(text, "k{i}:\n{}", show(kernel).trim_end());
+        }
+        stages.push((stage, text));
+    };
+    each(Stage::Kernel, &|kernel| kernel.to_string());
+    let native = |show: &dyn Fn(&numfuse_cpu::Compiler) -> Result<String, numfuse_cpu::Error>| match compiler {
+        None => "interpreted: there is no machine code".to_owned(),
+        Some(compiler) => show(compiler).unwrap_or_else(|e| e.to_string()),
+    };
+    each(Stage::Clif, &|kernel| native(&|compiler| compiler.clif(kernel)));
+    each(Stage::Asm, &|kernel| native(&|compiler| compiler.disassemble(kernel)));
+    Ok(Explanation { stages })
+}
+
+/// The kernels of a plan as they are compiled for row-major inputs of these sizes.
+fn kernels(plan: &Plan, sizes: &[u64]) -> Result<Vec<Kernel>, Diagnostic> {
+    let inputs = plan.graph.inputs().iter().map(|input| {
+        let node = plan.graph.node(input.node);
+        let shape: Vec<u64> = node.shape.iter().map(|d| sizes[d.index()]).collect();
+        Strided::row_major(&shape, node.dtype)
+    });
+    let places = plan.places(sizes, &inputs.collect::<Result<Vec<_>, _>>()?)?;
+    plan.steps.iter().map(|step| Ok(step.specialize(&step.bind(sizes, &places)?.launch))).collect()
+}
+
+/// A plan as text: for each kernel what it reads and writes, why it is one of its own, and what it costs; then the
+/// temporaries. With the sizes of all dimensions, in bytes and operations; without, per element.
+pub fn plan_text(plan: &Plan, sizes: Option<&[u64]>) -> String {
+    let dims = &plan.graph.dims;
+    let name = |id: BufferId| match plan.buffers[id.index()].kind {
+        BufferKind::Input(n) => plan.graph.inputs()[n as usize].name.clone(),
+        BufferKind::Output(_) if plan.outputs.len() == 1 => "out".to_owned(),
+        BufferKind::Output(n) => format!("out{n}"),
+        BufferKind::Guard(n) => format!("guard{n}"),
+        BufferKind::Temp => id.to_string(),
+    };
+    let typed = |id: BufferId| {
+        let buffer = &plan.buffers[id.index()];
+        let shape = if buffer.shape.is_empty() { String::new() } else { dims.display(&buffer.shape).to_string() };
+        format!("{}: {}{shape}", name(id), buffer.dtype)
+    };
+    let count = |shape: &[DimId], sizes: &[u64]| shape.iter().map(|d| sizes[d.index()]).fold(1, u64::saturating_mul);
+    let bytes = |id: BufferId, sizes: &[u64]| {
+        let buffer = &plan.buffers[id.index()];
+        count(&buffer.shape, sizes).saturating_mul(buffer.dtype.size() as u64)
+    };
+    let mut text = String::new();
+    for (i, step) in plan.steps.iter().enumerate() {
+        let buffers = |role: Role| {
+            let operands = step.kernel.operands.iter().zip(&step.operands);
+            let mut found: Vec<BufferId> = operands.filter(|(o, _)| o.role == role).map(|(_, a)| a.buffer).collect();
+            found.sort_unstable();
+            found.dedup();
+            found
+        };
+        let names = |role: Role| match buffers(role).as_slice() {
+            [] => "nothing".to_owned(),
+            found => found.iter().map(|b| name(*b)).collect::<Vec<_>>().join(", "),
+        };
+        let _ = writeln!(text, "k{i}: {} -> {}", names(Role::In), names(Role::Out));
+        let _ = writeln!(text, "    {}", step.reason);
+        let moved = |role: Role| -> usize {
+            let inner = step.kernel.operands.iter().filter(|o| o.role == role && o.level == Level::Inner);
+            inner.map(|o| o.dtype.size()).sum()
+        };
+        let (operations, _, loops) = plan.step_cost(i);
+        let each = if step.domain.is_empty() { String::new() } else { format!(" for each of {}", dims.display(&step.domain)) };
+        let passes = if loops > 1 { format!(", in {loops} passes over a row") } else { String::new() };
+        let _ = writeln!(
+            text,
+            "    {operations} operations, {} bytes read, {} bytes written{each}{passes}",
+            moved(Role::In),
+            moved(Role::Out)
+        );
+        if let Some(sizes) = sizes {
+            let moved = |role: Role| buffers(role).into_iter().map(|b| bytes(b, sizes)).fold(0, u64::saturating_add);
+            let total = count(&step.domain, sizes).saturating_mul(operations as u64);
+            let _ = writeln!(text, "    in all {total} operations, {} bytes in, {} bytes out", moved(Role::In), moved(Role::Out));
+        }
+    }
+    let temps: Vec<BufferId> = (0..plan.buffers.len() as u32)
+        .map(BufferId)
+        .filter(|b| plan.buffers[b.index()].kind == BufferKind::Temp)
+        .collect();
+    let list = if temps.is_empty() { "none".to_owned() } else { temps.iter().map(|b| typed(*b)).collect::<Vec<_>>().join(", ") };
+    let _ = write!(text, "temporaries: {list}");
+    if let (Some(sizes), false) = (sizes, temps.is_empty()) {
+        let _ = write!(text, " ({} bytes)", temps.iter().map(|b| bytes(*b, sizes)).fold(0, u64::saturating_add));
+    }
+    text.push('\n');
+    for (guard, buffer) in plan.graph.guards.iter().zip(&plan.guards) {
+        let _ = writeln!(text, "{}: {}", name(*buffer), guard.error.title);
+    }
+    for constraint in dims.constraints() {
+        let _ = writeln!(text, "requires: {}", requirement(plan, &constraint.kind));
+    }
+    text
+}
+
+fn requirement(plan: &Plan, kind: &ConstraintKind) -> String {
+    let dims = &plan.graph.dims;
+    let show = |d: &DimId| {
+        let text = dims.display(std::slice::from_ref(d)).to_string();
+        text[1..text.len() - 1].to_owned()
+    };
+    match kind {
+        ConstraintKind::Equal(a, b) => format!("{} == {}", show(a), show(b)),
+        ConstraintKind::One(d) => format!("{} == 1", show(d)),
+        ConstraintKind::InRange(d, index) => format!("index {index} in range of {}", show(d)),
+        ConstraintKind::NonEmpty(list, name) => format!("{} > 0, for `{name}`", list.iter().map(show).collect::<Vec<_>>().join(" * ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declarations_are_read() {
+        let input = declaration(" a : f32[n, 3,_]").unwrap();
+        assert_eq!((input.name.as_str(), input.dtype), ("a", DType::F32));
+        assert_eq!(input.shape.as_slice(), [Size::Named("n".into()), Size::Fixed(3), Size::Unknown]);
+        assert!(declaration("k:float64").unwrap().shape.is_empty());
+        assert!(declaration("k:i8[]").unwrap().shape.is_empty());
+        for bad in ["a", "a:", ":f32", "a:f31", "a:f32[", "a:f32[n m]", "a:f32[-1]", "a:f32[,]", "a b:f32", "a:f32[9x]"] {
+            assert_eq!(declaration(bad).unwrap_err().code(), Code::Arguments, "{bad}");
+        }
+        assert!(declaration(&format!("a:f32[{}]", ["1"; 33].join(","))).is_err());
+    }
+
+    #[test]
+    fn every_stage_is_shown() {
+        let engine = Engine::default();
+        let all = engine.explain_types("sum(a*b)", &["a:f32[n]", "b:f32[n]"]).unwrap();
+        for stage in Stage::ALL {
+            assert!(!all.stage(stage).is_empty(), "{}", stage.name());
+            assert!(all.to_string().contains(&format!("=== {} ===", stage.name())));
+        }
+        assert_eq!(all.stage(Stage::Parse), "sum(a * b)");
+        assert!(all.stage(Stage::Plan).starts_with("k0: a, b -> out\n"), "{}", all.stage(Stage::Plan));
+    }
+
+    #[test]
+    fn with_sizes_the_plan_has_totals() {
+        let a = vec![1.0; 100];
+        let all = Engine::default().explain("2*a + 1", &crate::vars! { a }).unwrap();
+        let plan = all.stage(Stage::Plan);
+        assert!(plan.contains("800 bytes in, 800 bytes out"), "{plan}");
+    }
+
+    #[test]
+    fn mistakes_in_the_text_have_a_place() {
+        let error = Engine::default().explain_types("a + b", &["a:f32[2]", "b:f32[3]"]).unwrap_err();
+        assert_eq!(error.code(), Code::Broadcast);
+        assert!(error.diagnostics()[0].span.is_some());
+    }
+}

@@ -24,7 +24,7 @@ use numfuse_core::graph::ReduceOptions;
 use numfuse_core::literal::Literal;
 use numfuse_core::ops::{Op, OpKind};
 use numfuse_core::shape::MAX_RANK;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// An expression: what to compute, not yet computed.
@@ -43,7 +43,8 @@ pub struct Expr<'a>(Arc<Node<'a>>);
 
 struct Node<'a> {
     kind: Kind<'a>,
-    operands: SmallVec<[Expr<'a>; 2]>,
+    // A vector lets an expression of long-lived parts stand where a short-lived one is asked for; a `SmallVec` would not.
+    operands: Vec<Expr<'a>>,
 }
 
 enum Kind<'a> {
@@ -98,7 +99,7 @@ impl Drop for Node<'_> {
 /// # Ok::<(), numfuse::Error>(())
 /// ```
 pub fn lazy<'a>(array: &'a (impl AsArrayRef + ?Sized)) -> Expr<'a> {
-    Expr::new(Kind::Data(array.as_array_ref()), smallvec![])
+    Expr::new(Kind::Data(array.as_array_ref()), vec![])
 }
 
 impl<'a> Expr<'a> {
@@ -117,15 +118,15 @@ impl<'a> Expr<'a> {
             return Err(Error::new(Code::Arguments, "an input needs a name"));
         }
         let input = Input { name: name.to_owned(), dtype, weak: false, shape };
-        Ok(Expr::new(Kind::Input(Arc::new(input)), smallvec![]))
+        Ok(Expr::new(Kind::Input(Arc::new(input)), vec![]))
     }
 
     /// A plain number; its dtype gives way to that of any array, as that of a number between operators does.
     pub fn number<T: Element>(value: T) -> Expr<'a> {
         match value.weak_literal() {
-            Some(literal) => Expr::new(Kind::Scalar(literal), smallvec![]),
+            Some(literal) => Expr::new(Kind::Scalar(literal), vec![]),
             // No weak dtype holds it.
-            None => Expr::new(Kind::Scalar(value.literal()), smallvec![]).cast(T::DTYPE),
+            None => Expr::new(Kind::Scalar(value.literal()), vec![]).cast(T::DTYPE),
         }
     }
 
@@ -139,7 +140,7 @@ impl<'a> Expr<'a> {
             let near = numfuse_core::diagnostic::suggest(name, Op::all().flat_map(Op::names));
             return Err(near.map_or(error.clone(), |near| error.hint(format!("did you mean `{near}`?"))).into());
         };
-        let operands: SmallVec<[Expr<'a>; 2]> = operands.into_iter().collect();
+        let operands: Vec<Expr<'a>> = operands.into_iter().collect();
         let def = op.def();
         let arity = if let OpKind::Elementwise(_) = def.kind { def.params.len() } else { 1 };
         if operands.len() != arity {
@@ -156,7 +157,7 @@ impl<'a> Expr<'a> {
     /// The elements converted to another dtype; see the cast functions of the text language, such as `f32(x)`.
     #[must_use]
     pub fn cast(&self, dtype: DType) -> Expr<'a> {
-        Expr::new(Kind::Cast(dtype), smallvec![self.clone()])
+        Expr::new(Kind::Cast(dtype), vec![self.clone()])
     }
 
     /// Elements chosen by a basic index, as `x[0, :, None]` in text: one item for each of the first dimensions.
@@ -171,32 +172,32 @@ impl<'a> Expr<'a> {
     /// ```
     #[must_use]
     pub fn index(&self, items: impl IntoIndex) -> Expr<'a> {
-        Expr::new(Kind::Index(items.into_index()), smallvec![self.clone()])
+        Expr::new(Kind::Index(items.into_index()), vec![self.clone()])
     }
 
     /// All dimensions in the opposite order.
     #[must_use]
     pub fn t(&self) -> Expr<'a> {
-        Expr::new(Kind::Transpose(None), smallvec![self.clone()])
+        Expr::new(Kind::Transpose(None), vec![self.clone()])
     }
 
     /// The dimensions in another order, each named once; negative ones count from the last.
     #[must_use]
     pub fn transpose(&self, axes: impl IntoIterator<Item = i64>) -> Expr<'a> {
-        Expr::new(Kind::Transpose(Some(axes.into_iter().collect())), smallvec![self.clone()])
+        Expr::new(Kind::Transpose(Some(axes.into_iter().collect())), vec![self.clone()])
     }
 
-    fn new(kind: Kind<'a>, operands: SmallVec<[Expr<'a>; 2]>) -> Expr<'a> {
+    fn new(kind: Kind<'a>, operands: Vec<Expr<'a>>) -> Expr<'a> {
         Expr(Arc::new(Node { kind, operands }))
     }
 
-    fn apply(op: Op, operands: SmallVec<[Expr<'a>; 2]>) -> Expr<'a> {
+    fn apply(op: Op, operands: Vec<Expr<'a>>) -> Expr<'a> {
         Expr::new(Kind::Apply(op), operands)
     }
 
     fn reduce(&self, op: Op, over: Over, ddof: i64) -> Expr<'a> {
         let options = ReduceOptions { axes: over.axis.into_axes(), keepdims: over.keepdims, ddof };
-        Expr::new(Kind::Reduce(op, options), smallvec![self.clone()])
+        Expr::new(Kind::Reduce(op, options), vec![self.clone()])
     }
 }
 

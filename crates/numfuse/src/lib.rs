@@ -18,7 +18,7 @@ pub use engine::{Backend, Builder, CancelToken, Engine, Kernel, Limits, Results,
 pub use env::{AsArrayMut, AsArrayRef, Env, Outputs};
 pub use error::{Error, Result};
 pub use expr::{Axis, Expr, Exprs, Index, IntoIndex, Over, lazy};
-pub use numfuse_core::diagnostic::{Code, Diagnostic, Span};
+pub use numfuse_core::diagnostic::{Code, Diagnostic, Span, suggest};
 pub use numfuse_core::dtype::DType;
 pub use numfuse_core::ops;
 pub use view::{ArrayMut, ArrayRef};

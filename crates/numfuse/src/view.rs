@@ -22,6 +22,7 @@ use numfuse_core::plan::{Bound, BufferId, Strided};
 use numfuse_core::shape::MAX_RANK;
 use numfuse_cpu::{AlignedBuffer, BufferPool, Compiled, RunOptions};
 use smallvec::SmallVec;
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -367,6 +368,20 @@ impl<'a> ArrayMut<'a> {
             }
         });
         Ok(())
+    }
+}
+
+/// The type, as `f64[2, 3]`.
+impl fmt::Debug for ArrayRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.dtype, self.shape())
+    }
+}
+
+/// The type, as `f64[2, 3]`.
+impl fmt::Debug for ArrayMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.dtype, self.shape())
     }
 }
 

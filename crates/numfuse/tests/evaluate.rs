@@ -39,6 +39,7 @@ fn reductions_follow_ndarray() {
 fn views_of_any_strides_are_read_in_place() {
     let base = Array2::from_shape_vec((40, 30), numbers(1200, 4)).unwrap();
     let row = Array1::from(numbers(30, 5));
+    let one_row = base.row(3);
     let views = [
         base.view(),
         base.slice(s![..;-1, ..]),
@@ -46,7 +47,7 @@ fn views_of_any_strides_are_read_in_place() {
         base.slice(s![.., ..;-1]),
         base.slice(s![..30, ..30]).reversed_axes(),
         base.broadcast((40, 30)).unwrap(),
-        base.row(3).broadcast((7, 30)).unwrap(),
+        one_row.broadcast((7, 30)).unwrap(),
     ];
     for x in views {
         let y = evaluate("3*x - row", &vars! { x, row }).unwrap();

@@ -29,8 +29,8 @@ use std::sync::Arc;
 /// # Ok::<(), numfuse::Error>(())
 /// ```
 pub struct Kernel<A = Array> {
-    pub(super) shared: Arc<Shared>,
-    pub(super) program: Arc<Program>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) program: Arc<Program>,
     pub(super) collect: fn(Results) -> A,
 }
 

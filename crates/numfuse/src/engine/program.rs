@@ -92,6 +92,14 @@ impl Program {
         .map_err(|error| error.with_text(self.text.as_ref()))
     }
 
+    /// The text as it was understood; none of an expression.
+    pub fn tree(&self) -> Option<String> {
+        match &self.source {
+            Source::Text(ast) => Some(ast.to_string()),
+            Source::Recipe(_) => None,
+        }
+    }
+
     /// A plan without sizes: finds mistakes early.
     pub fn prepare(&self, shared: &Shared) -> Result<Arc<Variant>> {
         self.add_variant(shared, None)
@@ -188,6 +196,10 @@ impl Call {
         given: Option<&[ArrayMut<'_>]>,
     ) -> Result<Call> {
         let plan = &variant.plan;
+        if let Some(given) = given.filter(|g| g.len() != plan.outputs.len()) {
+            let title = format!("{} outputs for {} results", given.len(), plan.outputs.len());
+            return Err(Error::new(Code::Output, title));
+        }
         let places: SmallVec<[Strided; 3]> = inputs.iter().map(|i| i.place().clone()).collect();
         let mut places = plan.places(sizes, &places)?;
         let mut outputs: SmallVec<[(DType, Strided); 1]> = SmallVec::new();

@@ -3,7 +3,6 @@
 
 use super::{Expr, Over};
 use numfuse_core::ops::Op;
-use smallvec::smallvec;
 
 macro_rules! methods {
     (
@@ -16,14 +15,14 @@ macro_rules! methods {
                 #[doc = concat!("`", stringify!($u), "` of each element.")]
                 #[must_use]
                 pub fn $u(&self) -> Expr<'a> {
-                    Expr::apply(Op::$u_op, smallvec![self.clone()])
+                    Expr::apply(Op::$u_op, vec![self.clone()])
                 }
             )*
             $(
                 #[doc = concat!("`", stringify!($b), "` of each element of this expression and of another.")]
                 #[must_use]
                 pub fn $b(&self, other: impl Into<Expr<'a>>) -> Expr<'a> {
-                    Expr::apply(Op::$b_op, smallvec![self.clone(), other.into()])
+                    Expr::apply(Op::$b_op, vec![self.clone(), other.into()])
                 }
             )*
             $(
@@ -68,19 +67,19 @@ impl<'a> Expr<'a> {
     /// `x` where this condition is true, `y` elsewhere: `where` in text, which is a keyword of Rust.
     #[must_use]
     pub fn select(&self, x: impl Into<Expr<'a>>, y: impl Into<Expr<'a>>) -> Expr<'a> {
-        Expr::apply(Op::WHERE, [self.clone(), x.into(), y.into()].into_iter().collect())
+        Expr::apply(Op::WHERE, vec![self.clone(), x.into(), y.into()])
     }
 
     /// Held between two bounds.
     #[must_use]
     pub fn clip(&self, low: impl Into<Expr<'a>>, high: impl Into<Expr<'a>>) -> Expr<'a> {
-        Expr::apply(Op::CLIP, [self.clone(), low.into(), high.into()].into_iter().collect())
+        Expr::apply(Op::CLIP, vec![self.clone(), low.into(), high.into()])
     }
 
     /// `self * y + z`, rounded once.
     #[must_use]
     pub fn fma(&self, y: impl Into<Expr<'a>>, z: impl Into<Expr<'a>>) -> Expr<'a> {
-        Expr::apply(Op::FMA, [self.clone(), y.into(), z.into()].into_iter().collect())
+        Expr::apply(Op::FMA, vec![self.clone(), y.into(), z.into()])
     }
 
     /// The variance along axes, divided by the count less `ddof`.

@@ -2,32 +2,44 @@
 
 use super::Expr;
 use numfuse_core::ops::Op;
-use smallvec::smallvec;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Shl, Shr, Sub};
 
+// On the right stands whatever converts to an expression. On the left, numbers of one type for each sort of literal:
+// with more, `2.0 * &x` would have no type of its own, and `(2.0 * &x).sum(0)` would not compile.
 macro_rules! binary {
     ($($trait:ident $method:ident $op:ident;)*) => {$(
-        binary!(@pair $trait $method $op, Expr<'a>, Expr<'a>);
-        binary!(@pair $trait $method $op, Expr<'a>, &Expr<'a>);
-        binary!(@pair $trait $method $op, &Expr<'a>, Expr<'a>);
-        binary!(@pair $trait $method $op, &Expr<'a>, &Expr<'a>);
-        binary!(@numbers $trait $method $op, f64 f32 i64 i32 bool);
-    )*};
-    (@numbers $trait:ident $method:ident $op:ident, $($t:ty)*) => {$(
-        binary!(@pair $trait $method $op, Expr<'a>, $t);
-        binary!(@pair $trait $method $op, &Expr<'a>, $t);
-        binary!(@pair $trait $method $op, $t, Expr<'a>);
-        binary!(@pair $trait $method $op, $t, &Expr<'a>);
-    )*};
-    (@pair $trait:ident $method:ident $op:ident, $left:ty, $right:ty) => {
-        impl<'a> $trait<$right> for $left {
+        impl<'a, T: Into<Expr<'a>>> $trait<T> for Expr<'a> {
             type Output = Expr<'a>;
 
-            fn $method(self, other: $right) -> Expr<'a> {
-                Expr::apply(Op::$op, smallvec![self.into(), other.into()])
+            fn $method(self, other: T) -> Expr<'a> {
+                Expr::apply(Op::$op, vec![self, other.into()])
             }
         }
-    };
+        impl<'a, T: Into<Expr<'a>>> $trait<T> for &Expr<'a> {
+            type Output = Expr<'a>;
+
+            fn $method(self, other: T) -> Expr<'a> {
+                Expr::apply(Op::$op, vec![self.clone(), other.into()])
+            }
+        }
+        binary!(@numbers $trait $method $op, f64 i64 bool);
+    )*};
+    (@numbers $trait:ident $method:ident $op:ident, $($t:ty)*) => {$(
+        impl<'a> $trait<Expr<'a>> for $t {
+            type Output = Expr<'a>;
+
+            fn $method(self, other: Expr<'a>) -> Expr<'a> {
+                Expr::apply(Op::$op, vec![self.into(), other])
+            }
+        }
+        impl<'a> $trait<&Expr<'a>> for $t {
+            type Output = Expr<'a>;
+
+            fn $method(self, other: &Expr<'a>) -> Expr<'a> {
+                Expr::apply(Op::$op, vec![self.into(), other.clone()])
+            }
+        }
+    )*};
 }
 binary! {
     Add add ADD;
@@ -48,14 +60,14 @@ macro_rules! unary {
             type Output = Expr<'a>;
 
             fn $method(self) -> Expr<'a> {
-                Expr::apply(Op::$op, smallvec![self])
+                Expr::apply(Op::$op, vec![self])
             }
         }
         impl<'a> $trait for &Expr<'a> {
             type Output = Expr<'a>;
 
             fn $method(self) -> Expr<'a> {
-                Expr::apply(Op::$op, smallvec![self.clone()])
+                Expr::apply(Op::$op, vec![self.clone()])
             }
         }
     )*};
