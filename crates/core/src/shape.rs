@@ -12,7 +12,7 @@
 //! Invariants: a dimension is interned after the one that it slices; every size fits `i64`.
 
 use crate::diagnostic::{Code, Diagnostic, Span};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::fmt;
 
@@ -131,6 +131,8 @@ pub struct Dims {
     interned: FxHashMap<Dim, DimId>,
     symbols: Vec<String>,
     constraints: Vec<Constraint>,
+    /// Their kinds, so that a text with many of them is not quadratic.
+    required: FxHashSet<ConstraintKind>,
     /// The size of each dimension in the call that the graph is built for; empty without one.
     hints: Vec<u64>,
     /// The symbols' hints, by symbol.
@@ -190,7 +192,7 @@ impl Dims {
 
     /// True if a dimension has size 1 in every call.
     pub fn is_one(&self, dim: DimId) -> bool {
-        self.known(dim) == Some(1) || self.constraints.iter().any(|c| c.kind == ConstraintKind::One(dim))
+        self.known(dim) == Some(1) || self.required.contains(&ConstraintKind::One(dim))
     }
 
     /// How many symbols there are; a call brings one size for each.
@@ -210,7 +212,7 @@ impl Dims {
 
     /// Adds a constraint unless it is known.
     pub fn require(&mut self, kind: ConstraintKind, span: Option<Span>) {
-        if !self.constraints.iter().any(|c| c.kind == kind) {
+        if self.required.insert(kind.clone()) {
             self.constraints.push(Constraint { kind, span });
         }
     }
