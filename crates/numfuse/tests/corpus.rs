@@ -31,6 +31,9 @@ fn files(root: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Calling conventions and pointers differ elsewhere: Cranelift's IR is looked at on these hosts only.
+const CLIF_HOST: bool = cfg!(all(target_arch = "x86_64", target_os = "linux"));
+
 /// What is wrong with a file, if anything is; with `bless`, its sections are written first.
 fn check(path: &Path, folder: &str, bless: bool) -> Result<usize, String> {
     let text = fs::read_to_string(path).map_err(|e| e.to_string())?;
@@ -40,6 +43,10 @@ fn check(path: &Path, folder: &str, bless: bool) -> Result<usize, String> {
     }
     let mut sections = Vec::new();
     for stage in &file.stages {
+        if *stage == Stage::Clif && !CLIF_HOST {
+            sections.extend(file.sections.iter().find(|s| s.0 == Stage::Clif).cloned());
+            continue;
+        }
         let shown = stages::show(&file, *stage).map_err(|e| format!("{}: {e}", stage.name()))?;
         sections.push((*stage, shown.trim_end().to_owned() + "\n"));
     }

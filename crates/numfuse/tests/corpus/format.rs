@@ -86,7 +86,7 @@ pub struct TestFile {
 }
 
 /// The most lines that a file may have: one behaviour fits a screen.
-pub const MAX_LINES: usize = 90;
+pub const MAX_LINES: usize = 80;
 
 /// Reads a file. Sections may be missing: [`TestFile::missing`] tells.
 pub fn read(text: &str) -> Result<TestFile, String> {

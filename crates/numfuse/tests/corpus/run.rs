@@ -6,9 +6,10 @@
 
 use super::format::TestFile;
 use super::inputs::{Data, InputLine};
-use super::run_plan::{Dense, run_plan, same};
+use super::run_plan::{Dense, Placed, run_plan, same};
 use super::stages;
 use numfuse::{Array, ArrayRef, AsArrayRef, Backend, DType, Element, Engine, Env};
+use numfuse_core::interp;
 use numfuse_core::literal::Literal;
 use numfuse_core::pipeline;
 use numfuse_core::plan::Plan;
@@ -17,9 +18,9 @@ use std::fmt::Write;
 /// The most elements that a section shows.
 const MAX_ELEMENTS: usize = 64;
 
-/// Cranelift's IR of every kernel of a plan, for the baseline of the architecture.
+/// Cranelift's IR of every kernel of a plan, one element at a time, for the baseline of the architecture.
 pub fn clif(plan: &Plan) -> Result<String, String> {
-    let options = numfuse_cpu::Options { host_features: false, verifier: true, ..numfuse_cpu::Options::default() };
+    let options = numfuse_cpu::Options { vectorize: false, host_features: false, verifier: true };
     let compiler = numfuse_cpu::Compiler::new(options).map_err(|e| e.to_string())?;
     let texts = plan.steps.iter().map(|step| compiler.clif(&step.kernel).map_err(|e| e.to_string()));
     Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
@@ -127,12 +128,12 @@ fn interpret(file: &TestFile) -> Result<Vec<(DType, Dense)>, String> {
     let used: Vec<String> = graph.inputs().iter().map(|i| i.name.clone()).collect();
     let inputs = file.inputs.iter().filter(|i| used.contains(&i.name)).map(|input| {
         let data = input.data.as_ref().ok_or_else(|| format!("`{}` has no values", input.name))?;
-        Ok(dense(data))
+        Ok(dense(data).packed(input.dtype))
     });
-    let inputs: Vec<Dense> = inputs.collect::<Result<_, String>>()?;
+    let inputs: Vec<Placed> = inputs.collect::<Result<_, String>>()?;
     let options = pipeline::Options { simplify: false, fuse: false, verify: true };
     let plan = pipeline::plan(graph, options, &mut |_, _| {}).map_err(|e| e.to_string())?;
-    Ok(dtypes.into_iter().zip(run_plan(&plan, &[], &inputs)).collect())
+    Ok(dtypes.into_iter().zip(run_plan(&plan, &[], &inputs, interp::run)).collect())
 }
 
 /// The elements in row-major order.
