@@ -15,17 +15,15 @@
 
 mod groups;
 
-use crate::graph::{Graph, NodeId, NodeKind};
-use crate::kernel::lower;
-use crate::kernel::{Nest, StageKind};
+use crate::graph::NodeKind;
+use crate::kernel::Nest;
 use crate::ops::Op;
-use crate::plan::{Buffer, BufferId, BufferKind, Plan, View};
+use crate::plan::View;
 use crate::shape::{Dims, Shape};
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 pub(crate) use groups::base_of_views;
-pub use groups::{Frame, Group};
+pub use groups::{Frame, Group, fuse};
 
 /// Axes of a kernel's domain, one for each dimension of a node.
 pub type Axes = SmallVec<[u8; 4]>;
@@ -40,59 +38,6 @@ pub(crate) fn op_cost(op: Op) -> u32 {
         _ if op.def().check.is_some() => 30,
         _ => 1,
     }
-}
-
-/// The plan of a graph. With `together` off, each node has a kernel of its own: what tests hold fusion against.
-pub fn fuse(graph: Graph, together: bool) -> Plan {
-    let canonical = graph.dims.canonical();
-    let groups = groups::group(&graph, &canonical, together);
-    let mut buffers: Vec<Buffer> = Vec::new();
-    let mut buffer_of: FxHashMap<NodeId, BufferId> = FxHashMap::default();
-    let mut add = |node: NodeId, kind: BufferKind, buffers: &mut Vec<Buffer>| -> BufferId {
-        *buffer_of.entry(node).or_insert_with(|| {
-            let found = graph.node(node);
-            buffers.push(Buffer { kind, dtype: found.dtype, shape: found.shape.clone(), first: usize::MAX, last: 0 });
-            BufferId(buffers.len() as u32 - 1)
-        })
-    };
-    // An output that is an input is a copy of it, in a buffer of its own; loads of the input go to the input's.
-    let outputs: Vec<BufferId> =
-        graph.outputs.iter().enumerate().map(|(i, o)| add(*o, BufferKind::Output(i as u32), &mut buffers)).collect();
-    let guards: Vec<BufferId> =
-        graph.guards.iter().enumerate().map(|(i, g)| add(g.node, BufferKind::Guard(i as u32), &mut buffers)).collect();
-    for group in &groups {
-        for (root, _) in &group.roots {
-            add(*root, BufferKind::Temp, &mut buffers);
-        }
-    }
-    let mut input_buffers: FxHashMap<NodeId, BufferId> = FxHashMap::default();
-    for (i, input) in graph.inputs().iter().enumerate() {
-        let node = graph.node(input.node);
-        buffers.push(Buffer {
-            kind: BufferKind::Input(i as u32),
-            dtype: node.dtype,
-            shape: node.shape.clone(),
-            first: usize::MAX,
-            last: 0,
-        });
-        input_buffers.insert(input.node, BufferId(buffers.len() as u32 - 1));
-    }
-    let mut steps = Vec::with_capacity(groups.len());
-    for group in &groups {
-        let step = lower::lower(
-            &graph,
-            group,
-            |read| input_buffers.get(&read).copied().unwrap_or_else(|| buffer_of[&read]),
-            |root| buffer_of[&root],
-        );
-        for access in &step.operands {
-            let buffer = &mut buffers[access.buffer.index()];
-            buffer.first = buffer.first.min(steps.len());
-            buffer.last = buffer.last.max(steps.len());
-        }
-        steps.push(step);
-    }
-    Plan { graph, buffers, steps, outputs, guards }
 }
 
 /// True if a node is a view that only adds dimensions of size 1.
@@ -117,18 +62,6 @@ pub(crate) fn through_trivial_view(kind: &NodeKind, axes: &[u8]) -> Axes {
 /// The axes along which an operand of an elementwise node runs, for the node's axes: aligned at the last.
 pub(crate) fn of_operand(axes: &[u8], rank: usize) -> Axes {
     axes[axes.len() - rank..].into()
-}
-
-impl Plan {
-    /// What runs per element, moves, and is kept, for `explain`: (operations per inner element, bytes per inner
-    /// element, loops over the inner dimensions) of a step.
-    pub fn step_cost(&self, step: usize) -> (usize, usize, usize) {
-        let kernel = &self.steps[step].kernel;
-        let bytes =
-            kernel.operands.iter().filter(|o| o.level == crate::kernel::Level::Inner).map(|o| o.dtype.size()).sum();
-        let loops = kernel.stages.iter().filter(|s| s.kind == StageKind::Loop).count();
-        (kernel.ops_per_element(), bytes, loops)
-    }
 }
 
 /// The shape of a kernel's nest in words.

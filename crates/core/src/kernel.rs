@@ -393,4 +393,9 @@ impl Kernel {
             .filter(|v| matches!(self.inst(*v), Inst::Prim(..)))
             .count()
     }
+
+    /// How many loops run over the inner dimensions.
+    pub fn loops(&self) -> usize {
+        self.stages.iter().filter(|s| s.kind == StageKind::Loop).count()
+    }
 }

@@ -17,7 +17,8 @@ pub fn plan(graph: Graph, options: Options, observe: &mut Observer<'_>) -> Resul
     let graph = if options.simplify { simplify::sink_views(graph) } else { graph };
     check(options, || graph::verify::verify(&graph), || graph.to_string())?;
     observe("simplified", &graph);
-    let plan = fuse::fuse(graph, options.fuse);
+    let groups = fuse::fuse(&graph, options.fuse);
+    let plan = kernel::lower::lower(graph, &groups);
     for step in &plan.steps {
         check(options, || kernel::verify(&step.kernel), || step.kernel.to_string())?;
     }

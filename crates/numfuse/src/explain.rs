@@ -262,7 +262,7 @@ pub fn plan_text(plan: &Plan, sizes: Option<&[u64]>) -> String {
             let inner = step.kernel.operands.iter().filter(|o| o.role == role && o.level == Level::Inner);
             inner.map(|o| o.dtype.size()).sum()
         };
-        let (operations, _, loops) = plan.step_cost(i);
+        let (operations, loops) = (plan.steps[i].kernel.ops_per_element(), plan.steps[i].kernel.loops());
         let each = if step.domain.is_empty() { String::new() } else { format!(" for each of {}", dims.display(&step.domain)) };
         let passes = if loops > 1 { format!(", in {loops} passes over a row") } else { String::new() };
         let _ = writeln!(

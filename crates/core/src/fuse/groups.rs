@@ -50,9 +50,11 @@ const JOIN_CANDIDATES: usize = 8;
 /// Work that two kernels would both do is done once and stored, from this cost on.
 const SHARE_COST: u32 = 60;
 
-/// The groups of a graph in the order in which they have to run.
-pub fn group(graph: &Graph, canonical: &[DimId], together: bool) -> Vec<Group> {
-    let mut grouper = Grouper::new(graph, canonical);
+/// The groups of a graph in the order in which they have to run. With `together` off, each node has a group of its own:
+/// what tests hold fusion against.
+pub fn fuse(graph: &Graph, together: bool) -> Vec<Group> {
+    let canonical = graph.dims.canonical();
+    let mut grouper = Grouper::new(graph, &canonical);
     if !together {
         let leaf =
             |id: &NodeId| matches!(graph.node(*id).kind, NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_));

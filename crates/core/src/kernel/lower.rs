@@ -12,7 +12,7 @@ use crate::fuse::{Axes, Frame, Group, base_of_views, is_trivial_view, of_operand
 use crate::graph::{Graph, NodeId, NodeKind};
 use crate::literal::Literal;
 use crate::ops::{Op, OpKind};
-use crate::plan::{Access, BufferId, ParamSource, Step, View};
+use crate::plan::{Access, Buffer, BufferId, BufferKind, ParamSource, Plan, Step, View};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
@@ -24,9 +24,60 @@ const SMALL: i64 = 64;
 
 type Key = (NodeId, Axes);
 
+/// The plan of a graph: a kernel for each group, in their order, and the buffers between them.
+pub fn lower(graph: Graph, groups: &[Group]) -> Plan {
+    let mut buffers: Vec<Buffer> = Vec::new();
+    let mut buffer_of: FxHashMap<NodeId, BufferId> = FxHashMap::default();
+    let mut add = |node: NodeId, kind: BufferKind, buffers: &mut Vec<Buffer>| -> BufferId {
+        *buffer_of.entry(node).or_insert_with(|| {
+            let found = graph.node(node);
+            buffers.push(Buffer { kind, dtype: found.dtype, shape: found.shape.clone(), first: usize::MAX, last: 0 });
+            BufferId(buffers.len() as u32 - 1)
+        })
+    };
+    // An output that is an input is a copy of it, in a buffer of its own; loads of the input go to the input's.
+    let outputs: Vec<BufferId> =
+        graph.outputs.iter().enumerate().map(|(i, o)| add(*o, BufferKind::Output(i as u32), &mut buffers)).collect();
+    let guards: Vec<BufferId> =
+        graph.guards.iter().enumerate().map(|(i, g)| add(g.node, BufferKind::Guard(i as u32), &mut buffers)).collect();
+    for group in groups {
+        for (root, _) in &group.roots {
+            add(*root, BufferKind::Temp, &mut buffers);
+        }
+    }
+    let mut input_buffers: FxHashMap<NodeId, BufferId> = FxHashMap::default();
+    for (i, input) in graph.inputs().iter().enumerate() {
+        let node = graph.node(input.node);
+        buffers.push(Buffer {
+            kind: BufferKind::Input(i as u32),
+            dtype: node.dtype,
+            shape: node.shape.clone(),
+            first: usize::MAX,
+            last: 0,
+        });
+        input_buffers.insert(input.node, BufferId(buffers.len() as u32 - 1));
+    }
+    let mut steps = Vec::with_capacity(groups.len());
+    for group in groups {
+        let step = lower_group(
+            &graph,
+            group,
+            |read| input_buffers.get(&read).copied().unwrap_or_else(|| buffer_of[&read]),
+            |root| buffer_of[&root],
+        );
+        for access in &step.operands {
+            let buffer = &mut buffers[access.buffer.index()];
+            buffer.first = buffer.first.min(steps.len());
+            buffer.last = buffer.last.max(steps.len());
+        }
+        steps.push(step);
+    }
+    Plan { graph, buffers, steps, outputs, guards }
+}
+
 /// The kernel of a group. `read` gives the buffer of an input or of a stored node of another group, `write` that of
 /// a root.
-pub fn lower(
+fn lower_group(
     graph: &Graph,
     group: &Group,
     read: impl Fn(NodeId) -> BufferId,
@@ -394,7 +445,8 @@ impl Lowering<'_> {
             let children = self.children(key.0, &key.1);
             let missing: SmallVec<[Key; 3]> = children.iter().filter(|c| self.known(c).is_none()).cloned().collect();
             if !missing.is_empty() {
-                stack.extend(missing);
+                // The first operand on top, so that loads are numbered as they are written.
+                stack.extend(missing.into_iter().rev());
                 continue;
             }
             let operands: SmallVec<[Value; 3]> = children.iter().filter_map(|c| self.known(c)).collect();
