@@ -32,7 +32,7 @@ use cache::CodeCache;
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_lang::Ast;
 use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, UnitWeighter};
+use quick_cache::{OptionsBuilder, Weighter};
 use smallvec::SmallVec;
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,8 +60,8 @@ pub(crate) struct Shared {
     pub threads: usize,
     pub code: CodeCache,
     pub counters: Counters,
-    texts: Cache<Box<str>, Arc<Text>, UnitWeighter, RandomState>,
-    recipes: Cache<Arc<Recipe>, Arc<Program>, UnitWeighter, RandomState>,
+    texts: Cache<Box<str>, Arc<Text>, Estimate, RandomState>,
+    recipes: Cache<Arc<Recipe>, Arc<Program>, Estimate, RandomState>,
 }
 
 #[derive(Default)]
@@ -81,8 +81,22 @@ struct Text {
 /// For each name of a text what it is bound to: 0 for nothing, else dtype, weakness and rank.
 type TypeKey = SmallVec<[u32; 8]>;
 
-/// How many texts, and how many recipes, are remembered.
-const REMEMBERED: usize = 1024;
+/// About how many bytes a text or a recipe holds with its graphs, plans and bound calls.
+#[derive(Clone)]
+struct Estimate;
+
+impl Weighter<Box<str>, Arc<Text>> for Estimate {
+    fn weight(&self, text: &Box<str>, _: &Arc<Text>) -> u64 {
+        4096 + 128 * text.len() as u64
+    }
+}
+
+impl Weighter<Arc<Recipe>, Arc<Program>> for Estimate {
+    fn weight(&self, recipe: &Arc<Recipe>, _: &Arc<Program>) -> u64 {
+        4096 + 640 * recipe.len() as u64
+    }
+}
+
 /// How many type combinations of one text are remembered.
 const TYPES: usize = 64;
 
@@ -130,7 +144,7 @@ impl Builder {
         Builder { limits, ..self }
     }
 
-    /// How many bytes of machine code are kept for kernels that nobody holds.
+    /// How many bytes each cache may hold: that of machine code, and, by estimate, those of texts and expressions.
     #[must_use]
     pub fn cache_bytes(self, bytes: u64) -> Builder {
         Builder { cache_bytes: bytes, ..self }
@@ -148,18 +162,21 @@ impl Builder {
                 threads: if self.threads == 0 { cores() } else { self.threads },
                 code: CodeCache::new(self.backend, self.cache_bytes)?,
                 counters: Counters::default(),
-                texts: cache()?,
-                recipes: cache()?,
+                texts: cache(self.cache_bytes)?,
+                recipes: cache(self.cache_bytes)?,
             }),
         })
     }
 }
 
-fn cache<K: Eq + std::hash::Hash, V: Clone>() -> Result<Cache<K, V, UnitWeighter, RandomState>> {
-    let size = REMEMBERED as u64;
-    let options = OptionsBuilder::new().estimated_items_capacity(REMEMBERED).weight_capacity(size).build();
+/// An empty cache of one shard, so that anything may take up all of the bound.
+fn cache<K: Eq + std::hash::Hash, V: Clone>(bytes: u64) -> Result<Cache<K, V, Estimate, RandomState>>
+where
+    Estimate: Weighter<K, V>,
+{
+    let options = OptionsBuilder::new().estimated_items_capacity(1024).weight_capacity(bytes).shards(1).build();
     let options = options.map_err(|e| Error::new(Code::Internal, e.to_string()))?;
-    Ok(Cache::with_options(options, UnitWeighter, RandomState::new(), DefaultLifecycle::default()))
+    Ok(Cache::with_options(options, Estimate, RandomState::new(), DefaultLifecycle::default()))
 }
 
 impl Default for Engine {

@@ -112,6 +112,18 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {}
 
+/// What the CPU back end says, as a user's error.
+pub(crate) fn cpu_error(error: numfuse_cpu::Error) -> Error {
+    use numfuse_cpu::Error as Cpu;
+    match error {
+        Cpu::OutOfMemory { bytes } => Diagnostic::new(Code::OutOfMemory, format!("no memory for {bytes} bytes"))
+            .hint("`Limits` bounds what an evaluation may take; `explain` shows its temporaries"),
+        Cpu::Cancelled => Diagnostic::new(Code::Cancelled, "the evaluation was cancelled"),
+        error => Diagnostic::new(Code::Internal, error.to_string()),
+    }
+    .into()
+}
+
 /// Text with control characters written as escapes: names and texts of strangers do not reach a terminal raw.
 pub(crate) struct Escaped<'a>(pub &'a str);
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::expr::{Input, Size};
 use numfuse_core::diagnostic::{Code, Diagnostic, suggest};
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::{Kernel, Level, Role};
+use numfuse_core::kernel::{Kernel, Level, Role, StageKind};
 use numfuse_core::pipeline;
 use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided};
 use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK};
@@ -262,7 +262,8 @@ pub fn plan_text(plan: &Plan, sizes: Option<&[u64]>) -> String {
             let inner = step.kernel.operands.iter().filter(|o| o.role == role && o.level == Level::Inner);
             inner.map(|o| o.dtype.size()).sum()
         };
-        let (operations, loops) = (plan.steps[i].kernel.ops_per_element(), plan.steps[i].kernel.loops());
+        let operations = step.kernel.ops_per_element();
+        let loops = step.kernel.stages.iter().filter(|s| s.kind == StageKind::Loop).count();
         let each = if step.domain.is_empty() { String::new() } else { format!(" for each of {}", dims.display(&step.domain)) };
         let passes = if loops > 1 { format!(", in {loops} passes over a row") } else { String::new() };
         let _ = writeln!(

@@ -8,6 +8,7 @@ mod env;
 mod error;
 pub mod explain;
 mod expr;
+mod layout;
 pub mod npy;
 #[allow(unsafe_code, reason = "pointers to elements are read and written here, and only here")]
 mod view;

@@ -11,15 +11,15 @@
 //! * Elements are little-endian, as the host is.
 
 use crate::element::Element;
-use crate::error::{Error, Result};
-use numfuse_core::diagnostic::{Code, Diagnostic};
+use crate::error::{Error, Result, cpu_error};
+use crate::layout::{is_row_major, overlap, place, reach, reach_of, shaped, span, vector};
+use numfuse_core::diagnostic::Code;
 use numfuse_core::dtype::DType;
 use numfuse_core::interp;
 use numfuse_core::kernel::{Inst, Kernel, Level, Role};
 use numfuse_core::launch::{Launch, Layout, for_each_index};
 use numfuse_core::literal::Literal;
 use numfuse_core::plan::{Bound, BufferId, Strided};
-use numfuse_core::shape::MAX_RANK;
 use numfuse_cpu::{AlignedBuffer, BufferPool, Compiled, RunOptions};
 use smallvec::SmallVec;
 use std::fmt;
@@ -108,7 +108,7 @@ impl<'a> ArrayRef<'a> {
     #[cfg(feature = "ndarray")]
     pub fn from_ndarray<T: Element, D: ndarray::Dimension>(view: ndarray::ArrayView<'a, T, D>) -> ArrayRef<'a> {
         let data = Data::Memory(view.as_ptr().cast());
-        ArrayRef { data, dtype: T::DTYPE, place: nd_place::<T>(view.shape(), view.strides()), life: PhantomData }
+        ArrayRef { data, dtype: T::DTYPE, place: crate::layout::nd_place::<T>(view.shape(), view.strides()), life: PhantomData }
     }
 
     /// An array from its parts: for other languages' arrays.
@@ -264,7 +264,7 @@ impl<'a> ArrayMut<'a> {
     #[cfg(feature = "ndarray")]
     pub fn from_ndarray<T: Element, D: ndarray::Dimension>(mut view: ndarray::ArrayViewMut<'a, T, D>) -> ArrayMut<'a> {
         let first = view.as_mut_ptr().cast();
-        ArrayMut { first, dtype: T::DTYPE, place: nd_place::<T>(view.shape(), view.strides()), life: PhantomData }
+        ArrayMut { first, dtype: T::DTYPE, place: crate::layout::nd_place::<T>(view.shape(), view.strides()), life: PhantomData }
     }
 
     /// The elements as a slice, if they are of this type, aligned, and in row-major order without gaps.
@@ -480,126 +480,6 @@ impl Drop for Memory {
             POOL.give(buffer);
         }
     }
-}
-
-/// What the CPU back end says, as a user's error.
-pub(crate) fn cpu_error(error: numfuse_cpu::Error) -> Error {
-    use numfuse_cpu::Error as Cpu;
-    match error {
-        Cpu::OutOfMemory { bytes } => Diagnostic::new(Code::OutOfMemory, format!("no memory for {bytes} bytes"))
-            .hint("`Limits` bounds what an evaluation may take; `explain` shows its temporaries"),
-        Cpu::Cancelled => Diagnostic::new(Code::Cancelled, "the evaluation was cancelled"),
-        error => Diagnostic::new(Code::Internal, error.to_string()),
-    }
-    .into()
-}
-
-fn vector(len: usize, size: usize) -> Strided {
-    Strided { shape: SmallVec::from_slice(&[len as u64]), strides: SmallVec::from_slice(&[size as isize]) }
-}
-
-/// `ndarray` counts strides in elements.
-#[cfg(feature = "ndarray")]
-fn nd_place<T>(shape: &[usize], strides: &[isize]) -> Strided {
-    let size = size_of::<T>() as isize;
-    Strided { shape: shape.iter().map(|n| *n as u64).collect(), strides: strides.iter().map(|s| s * size).collect() }
-}
-
-fn shaped(shape: &[usize], len: usize, dtype: DType) -> Result<Strided> {
-    let shape64: SmallVec<[u64; 4]> = shape.iter().map(|n| *n as u64).collect();
-    let place = Strided::row_major(&shape64, dtype)?;
-    if shape.len() > MAX_RANK {
-        return Err(rank_error(shape.len()));
-    }
-    if place.count() != len as u64 {
-        return Err(Error::new(Code::InputMismatch, format!("{len} elements for an array of shape {shape:?}")));
-    }
-    Ok(place)
-}
-
-fn rank_error(rank: usize) -> Error {
-    Diagnostic::new(Code::Rank, format!("{rank} dimensions")).why(format!("an array has at most {MAX_RANK}")).into()
-}
-
-fn place(shape: &[usize], strides: &[isize]) -> Result<Strided> {
-    if shape.len() != strides.len() {
-        let text = format!("{} sizes and {} strides", shape.len(), strides.len());
-        return Err(Error::new(Code::InputMismatch, text));
-    }
-    if shape.len() > MAX_RANK {
-        return Err(rank_error(shape.len()));
-    }
-    Ok(Strided { shape: shape.iter().map(|n| *n as u64).collect(), strides: strides.into() })
-}
-
-/// True if the elements are consecutive, in order.
-pub(crate) fn is_row_major(place: &Strided, size: usize) -> bool {
-    let mut expected = size as isize;
-    place.shape.iter().zip(&place.strides).rev().all(|(n, stride)| {
-        let here = *n <= 1 || *stride == expected;
-        expected = expected.wrapping_mul(*n as isize);
-        here
-    }) || place.shape.contains(&0)
-}
-
-/// The bytes that an array covers, relative to its first element: from `low` (at most 0) up to `high`.
-fn reach_of(place: &Strided, dtype: DType) -> Result<(isize, isize)> {
-    if place.shape.contains(&0) {
-        return Ok((0, 0));
-    }
-    let overflow = || Diagnostic::new(Code::TooLarge, format!("an array of shape {:?} is too large", place.shape));
-    numfuse_core::shape::checked_count(&place.shape)?;
-    let dims = place.shape.iter().map(|n| *n as usize).zip(place.strides.iter().copied());
-    reach(dims, dtype.size()).ok_or_else(|| overflow().why("its extent in bytes overflows").into())
-}
-
-/// As [`reach_of`], of dimensions that are not 0; none if it overflows.
-fn reach(dims: impl Iterator<Item = (usize, isize)>, size: usize) -> Option<(isize, isize)> {
-    let (mut low, mut high) = (0isize, size as isize);
-    for (n, stride) in dims {
-        let far = stride.checked_mul(isize::try_from(n).ok()? - 1)?;
-        if far < 0 {
-            low = low.checked_add(far)?;
-        } else {
-            high = high.checked_add(far)?;
-        }
-    }
-    Some((low, high))
-}
-
-fn span(first: usize, place: &Strided, dtype: DType) -> Option<std::ops::Range<usize>> {
-    match reach_of(place, dtype) {
-        Ok((low, high)) if low < high => Some(first.wrapping_add_signed(low)..first.wrapping_add_signed(high)),
-        _ => None,
-    }
-}
-
-/// True if two ranges of addresses share one.
-pub(crate) fn overlap(a: &Option<std::ops::Range<usize>>, b: &Option<std::ops::Range<usize>>) -> bool {
-    matches!((a, b), (Some(a), Some(b)) if a.start < b.end && b.start < a.end)
-}
-
-/// True if some two elements of an array may share a byte. Exotic layouts that interleave without sharing count as well.
-pub(crate) fn overlaps_itself(place: &Strided, dtype: DType) -> bool {
-    if place.shape.contains(&0) {
-        return false;
-    }
-    let mut dims: SmallVec<[(usize, isize); 4]> = place
-        .shape
-        .iter()
-        .zip(&place.strides)
-        .filter(|(n, _)| **n > 1)
-        .map(|(n, s)| (s.unsigned_abs(), *n as isize))
-        .collect();
-    dims.sort_unstable();
-    let mut extent = dtype.size();
-    for (stride, n) in dims {
-        if stride < extent {
-            return true;
-        }
-        extent = extent.saturating_add(stride.saturating_mul(n as usize - 1));
-    }
-    false
 }
 
 /// A step with sizes: the kernel's launch and, for each operand, the bytes of its buffer that the launch reaches.

@@ -4,8 +4,8 @@
 //! part of it. No lock is held while code is compiled or run. Who runs code holds it, so that evicted code stays until
 //! its last user drops it.
 
-use crate::error::{Error, Result};
-use crate::view::{Tier, cpu_error};
+use crate::error::{Error, Result, cpu_error};
+use crate::view::Tier;
 use numfuse_core::kernel::Kernel;
 use numfuse_cpu::{Compiled, Compiler};
 use quick_cache::sync::{Cache, DefaultLifecycle};

@@ -272,7 +272,7 @@ fn check_output(n: usize, given: &ArrayMut<'_>, dtype: DType, place: &Strided) -
         );
         return Err(error.why("results are not broadcast to an output").into());
     }
-    if crate::view::overlaps_itself(given.place(), dtype) {
+    if crate::layout::overlaps_itself(given.place(), dtype) {
         let error = Diagnostic::new(Code::Output, format!("elements of {title} share memory"));
         return Err(error.why(format!("its byte strides are {:?}", given.strides())).into());
     }

@@ -127,6 +127,11 @@ impl Recipe {
         Ok((recipe, data.into_iter().map(|(_, array)| array).collect()))
     }
 
+    /// The number of nodes.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The graph, for a call with these sizes of its unknown dimensions if they are given.
     pub fn graph(&self, symbol_hints: Option<Vec<u64>>) -> Result<Graph> {
         let mut graph = Graph::new(symbol_hints);

@@ -1,0 +1,304 @@
+//! Hostile and awkward calls: nothing panics, hangs, leaks, or gives a wrong answer.
+
+use ndarray::Array2;
+use numfuse::{
+    Array, ArrayRef, Axis, Backend, CancelToken, Code, DType, Engine, Env, Expr, Limits, evaluate, lazy, vars,
+};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+#[test]
+fn three_hundred_inputs_and_constants_work() {
+    let names: Vec<String> = (0..300).map(|i| format!("x{i}")).collect();
+    let arrays: Vec<[f64; 3]> = (0..300).map(|i| [f64::from(i), 1.0, -0.5]).collect();
+    let mut env = Env::new();
+    let mut text = String::from("0");
+    for (i, (name, array)) in names.iter().zip(&arrays).enumerate() {
+        env.insert(name.as_str(), array);
+        write!(text, " + {i}.5*{name}").unwrap();
+    }
+    let want: Vec<f64> = (0..3).map(|j| (0..300).fold(0.0, |sum, i| sum + (i as f64 + 0.5) * arrays[i][j])).collect();
+    assert_eq!(evaluate(&text, &env).unwrap().as_slice::<f64>().unwrap(), want);
+}
+
+#[test]
+fn long_sums_work() {
+    let x = [1.0, 2.0];
+    let text = vec!["x"; 10_000].join(" + ");
+    assert_eq!(evaluate(&text, &vars! { x }).unwrap().as_slice::<f64>().unwrap(), [10_000.0, 20_000.0]);
+    let y = lazy(&x);
+    let sum: Expr<'_> = (0..10_000).map(|k| &y + k).sum();
+    assert_eq!(numfuse::eval(sum).unwrap().as_slice::<f64>().unwrap(), [50_005_000.0, 50_015_000.0]);
+}
+
+#[test]
+fn shared_sub_expressions_are_never_expanded() {
+    let a = [1.0];
+    let mut b = lazy(&a);
+    let mut text = String::from("b0 = a\n");
+    for i in 0..64 {
+        b = &b + &b;
+        writeln!(text, "b{} = b{i} + b{i}", i + 1).unwrap();
+    }
+    text.push_str("b64");
+    let start = Instant::now();
+    assert_eq!(numfuse::eval(b).unwrap().item::<f64>().unwrap(), 2f64.powi(64));
+    assert_eq!(evaluate(&text, &vars! { a }).unwrap().item::<f64>().unwrap(), 2f64.powi(64));
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn ranks_up_to_32_work() {
+    let x = Array::from_vec(vec![1.0, 2.0], &[[1; 31].as_slice(), &[2]].concat()).unwrap();
+    let y = evaluate("x * 3 + sum(x, axis=-1, keepdims=True)", &vars! { x }).unwrap();
+    assert_eq!(y.rank(), 32);
+    assert_eq!(y.as_slice::<f64>().unwrap(), [6.0, 9.0]);
+    assert_eq!(evaluate("x[None]", &vars! { x }).unwrap_err().code(), Code::Rank);
+    let deep = ndarray::ArrayD::<f64>::zeros(vec![1; 33]);
+    assert_eq!(evaluate("deep + 1", &vars! { deep }).unwrap_err().code(), Code::Rank);
+    assert_eq!(numfuse::eval(lazy(&deep) + 1).unwrap_err().code(), Code::Rank);
+}
+
+#[test]
+fn sizes_that_overflow_are_refused_before_memory_is_asked_for() {
+    let one = [1.0];
+    // SAFETY: the strides are zero, so only the one element is reached.
+    let wide = unsafe { ArrayRef::from_raw(one.as_ptr().cast(), DType::F64, &[1 << 30, 1 << 30], &[0, 0]).unwrap() };
+    assert_eq!(evaluate("wide + 1", &vars! { wide }).unwrap_err().code(), Code::TooLarge);
+    // SAFETY: as above.
+    let long = unsafe { ArrayRef::from_raw(one.as_ptr().cast(), DType::F64, &[1 << 40], &[0]).unwrap() };
+    let error = evaluate("long[:, None] * long", &vars! { long }).unwrap_err();
+    assert_eq!(error.code(), Code::TooLarge);
+    // 64 TiB: no overflow, and no such memory.
+    // SAFETY: as above.
+    let huge = unsafe { ArrayRef::from_raw(one.as_ptr().cast(), DType::F64, &[1 << 43], &[0]).unwrap() };
+    let error = evaluate("huge + 1", &vars! { huge }).unwrap_err();
+    assert!(matches!(error.code(), Code::OutOfMemory | Code::TooLarge), "{error}");
+    assert_eq!(evaluate("1 + 1", &vars! {}).unwrap().item::<i64>().unwrap(), 2);
+}
+
+#[test]
+fn limits_are_kept() {
+    let engine = Engine::builder().limits(Limits::untrusted()).build().unwrap();
+    let x = vec![1.0; 10_000];
+    let code = |text: &str, env: &Env<'_>| engine.evaluate(text, env).unwrap_err().code();
+    assert_eq!(code(&format!("1 +{}1", " ".repeat(70_000)), &vars! {}), Code::SourceLimit);
+    assert_eq!(code(&"(".repeat(1000), &vars! {}), Code::SourceLimit);
+    assert_eq!(code("x[:, None] + x", &vars! { x }), Code::TooLarge);
+    let names: Vec<String> = (0..65).map(|i| format!("x{i}")).collect();
+    assert_eq!(code(&names.join(" + "), &vars! {}), Code::GraphLimit);
+    let long: Expr<'_> = (0..20_000).map(|k| lazy(&x) + k).sum();
+    assert_eq!(engine.eval(long).unwrap_err().code(), Code::GraphLimit);
+    assert_eq!(engine.evaluate("sum(x[:, None] * x)", &vars! { x }).unwrap().item::<f64>().unwrap(), 1e8);
+}
+
+/// An expression that runs for a minute or more, without memory.
+fn endless<'a>(cell: &'a [f64; 1]) -> ArrayRef<'a> {
+    // SAFETY: the strides are zero, so only the one element is reached.
+    unsafe { ArrayRef::from_raw(cell.as_ptr().cast(), DType::F64, &[1 << 20, 1 << 17], &[0, 0]).unwrap() }
+}
+
+#[test]
+fn long_evaluations_stop_at_the_deadline_and_when_cancelled() {
+    let cell = [0.5];
+    let x = endless(&cell);
+    let mut limits = Limits::default();
+    limits.time = Some(Duration::from_millis(100));
+    let engine = Engine::builder().limits(limits).build().unwrap();
+    for text in ["sum(exp(x))", "sum(exp(x), axis=0)", "max(sum(sin(x), axis=1))"] {
+        let start = Instant::now();
+        let error = engine.evaluate(text, &vars! { x }).unwrap_err();
+        assert_eq!(error.code(), Code::Cancelled, "{text}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{text}: {:?}", start.elapsed());
+    }
+    let token = CancelToken::new();
+    let start = Instant::now();
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            token.cancel();
+        });
+        Engine::default().evaluate_with("sum(exp(x))", &vars! { x }, Some(&token)).unwrap_err()
+    });
+    assert_eq!(error.code(), Code::Cancelled);
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn sixty_four_threads_run_one_kernel() {
+    for threads in [1, 3] {
+        let engine = Engine::builder().threads(threads).build().unwrap();
+        let x = Expr::input("x", DType::F64, [None, None]).unwrap();
+        let kernel = engine.compile((x.sum(1), (&x * 2 + 1).sqrt())).unwrap();
+        std::thread::scope(|scope| {
+            for t in 0..64 {
+                let kernel = &kernel;
+                scope.spawn(move || {
+                    let x = Array2::from_shape_fn((t + 1, 100 + t), |(i, j)| (i + j) as f64);
+                    for _ in 0..20 {
+                        let (sums, roots) = kernel.run(&vars! { x }).unwrap();
+                        let want: Vec<f64> = x.outer_iter().map(|row| row.sum()).collect();
+                        assert_eq!(sums.as_slice::<f64>().unwrap(), want);
+                        assert_eq!(roots.as_slice::<f64>().unwrap()[t], (x[(0, t)] * 2.0 + 1.0).sqrt());
+                    }
+                });
+            }
+        });
+        assert_eq!(engine.stats().kernels_compiled, engine.stats().kernels_cached as u64, "compiled once each");
+    }
+}
+
+#[test]
+fn threads_that_want_the_same_code_compile_it_once() {
+    let engine = Engine::builder().build().unwrap();
+    let barrier = std::sync::Barrier::new(16);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                barrier.wait();
+                let x = vec![2.0; 100];
+                assert_eq!(engine.evaluate("x * x - 1", &vars! { x }).unwrap().as_slice::<f64>().unwrap()[99], 3.0);
+            });
+        }
+    });
+    assert_eq!(engine.stats().kernels_compiled, 1);
+}
+
+/// A text whose kernel is unlike that of any other number.
+fn distinct(n: u64) -> String {
+    let mut text = String::from("x");
+    for bit in 0..20 {
+        text = format!("({text} {} y)", if n >> bit & 1 == 0 { '+' } else { '*' });
+    }
+    text
+}
+
+#[test]
+fn code_that_runs_outlives_its_place_in_the_cache() {
+    // Room for a handful of kernels.
+    let engine = Engine::builder().cache_bytes(20_000).build().unwrap();
+    let (x, y) = (vec![1.0; 1000], vec![1.0; 1000]);
+    let held = engine.prepare("x - y * 3", &vars! { x, y }).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(held.run(&vars! { x, y }).unwrap().as_slice::<f64>().unwrap()[500], -2.0);
+                }
+            });
+        }
+        for n in 0..500 {
+            engine.evaluate(&distinct(n), &vars! { x, y }).unwrap();
+        }
+        engine.clear();
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(engine.stats().code_bytes <= 20_000);
+}
+
+#[test]
+fn small_stacks_suffice() {
+    let work = || {
+        let x = vec![1.0; 100];
+        let y = evaluate("sum(exp(x) * sin(x[:, None]), axis=0) / mean(x)", &vars! { x }).unwrap();
+        assert_eq!(y.len(), 100);
+    };
+    // Building machine code takes more, so that is done before.
+    work();
+    let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(work).unwrap();
+    assert!(thread.join().is_ok());
+}
+
+#[test]
+fn hostile_texts_are_refused() {
+    for text in [
+        "a.__class__",
+        "(lambda: 1)()",
+        "__import__('os').system('id')",
+        "[x for x in a]",
+        "f'{a}'",
+        "a := 1",
+        "yield a",
+        "",
+        "\0",
+        "a\u{202e}b",
+        "1e",
+        "0x",
+        ".5.",
+    ] {
+        let a = [1.0];
+        let error = evaluate(text, &vars! { a }).unwrap_err();
+        assert!(!error.to_string().lines().any(|l| l.contains(char::is_control)), "{text:?}: {error:?}");
+    }
+    for hostile in ["(".repeat(1 << 20), "-".repeat(1 << 20), "a".repeat(1 << 20), "a**".repeat(100_000), "1,".repeat(200_000)] {
+        let start = Instant::now();
+        let _ = evaluate(&hostile, &vars! {}).unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn unaligned_memory_is_read_and_written() {
+    let mut bytes = vec![0u8; 8 * 100 + 3];
+    let (input, output) = bytes.split_at_mut(3 + 8 * 50);
+    for (i, element) in input[3..].chunks_exact_mut(8).enumerate() {
+        element.copy_from_slice(&(i as f64).to_le_bytes());
+    }
+    for backend in [Backend::Jit, Backend::Interp] {
+        let engine = Engine::builder().backend(backend).build().unwrap();
+        // SAFETY: both lie inside of the bytes.
+        let x = unsafe { ArrayRef::from_raw(input[3..].as_ptr(), DType::F64, &[50], &[8]).unwrap() };
+        // SAFETY: as above.
+        let mut out = unsafe { numfuse::ArrayMut::from_raw(output.as_mut_ptr(), DType::F64, &[50], &[8]).unwrap() };
+        engine.evaluate_into("x * 2 + 1", &vars! { x }, &mut out).unwrap();
+        for (i, element) in output.chunks_exact(8).enumerate() {
+            assert_eq!(f64::from_le_bytes(element.try_into().unwrap()), 2.0 * i as f64 + 1.0);
+        }
+    }
+}
+
+#[test]
+fn single_precision_sums_are_accurate() {
+    let x = vec![0.1f32; 20_000_000];
+    let sum = numfuse::eval(lazy(&x).sum(Axis::All)).unwrap().item::<f64>().unwrap();
+    let want = 20_000_000.0 * f64::from(0.1f32);
+    // Two units in the last place; adding one by one is off by 5 %.
+    assert!((sum - want).abs() / want < 2e-7, "{sum}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_forked_child_evaluates() {
+    let x = vec![1.0; 1_000_000];
+    let sum = || evaluate("sum(sin(x)**2 + cos(x)**2)", &vars! { x }).map(|a| a.item::<f64>());
+    assert!((sum().unwrap().unwrap() - 1e6).abs() < 1e-3);
+    for _ in 0..3 {
+        // SAFETY: the child calls nothing but the engine, and leaves without running destructors of the harness.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            let ok = sum().is_ok_and(|s| s.is_ok_and(|s| (s - 1e6).abs() < 1e-3));
+            let new = evaluate("x[::2] * 3 - 1", &vars! { x }).is_ok_and(|a| a.len() == 500_000);
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(i32::from(!(ok && new))) };
+        }
+        let (mut status, end) = (0, Instant::now() + Duration::from_secs(60));
+        loop {
+            // SAFETY: waits for our own child.
+            let done = unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) };
+            if done == child {
+                break;
+            }
+            if Instant::now() > end {
+                // SAFETY: ends our own child.
+                unsafe { libc::kill(child, libc::SIGKILL) };
+                panic!("the child hangs");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "status {status}");
+    }
+}
