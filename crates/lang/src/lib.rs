@@ -13,9 +13,6 @@
 //!   linear in the text (besides what the graph takes to build).
 //! * Nothing is evaluated here, and no name reaches anything but the inputs and the op table.
 //! * What an operator or function is called, takes and binds like is in the op table alone.
-//!
-//! Operands of a node precede it in the graph, but a statement's operands are in the order of the text: two texts that
-//! differ only in spaces and brackets give equal graphs.
 #![forbid(unsafe_code)]
 
 mod arguments;

@@ -108,3 +108,64 @@ proptest! {
         survives(&text)?;
     }
 }
+
+#[test]
+fn printing_adds_no_brackets() {
+    for text in [
+        "a ** -b",
+        "-a ** 2",
+        "(-a) ** 2",
+        "a ** b ** c",
+        "(a ** b) ** c",
+        "a - b - c",
+        "a - (b - c)",
+        "a < b <= c",
+        "(a < b) < c",
+        "a < (b < c)",
+        "not a and b or c",
+        "not (a and b)",
+        "a * -b",
+        "(a if b else c) + d",
+        "a if b else c if d else a",
+        "a.sum(axis=(0, -1), keepdims=True).T[1:-1, ::2, ..., None]",
+        "(2).sqrt()",
+        "(a + b)[0]",
+        "r = a + b\n(r, (a,), ())",
+    ] {
+        let (ast, diagnostics) = parse(text, &SourceLimits::default());
+        assert_eq!(diagnostics, []);
+        assert_eq!(ast.unwrap().to_string(), text);
+    }
+}
+
+#[test]
+fn token_classes() {
+    use numfuse_lang::TokenClass::{Bracket, Comment, Error, Function, Keyword, Name, Number, Operator, Punctuation};
+    let text = "r = sum(x, 1.5) if not f32 else [y.T]; && 2z 's' # done";
+    let got: Vec<(&str, _)> = tokens(text).map(|(span, class)| (&text[span.range()], class)).collect();
+    let want = [
+        ("r", Name),
+        ("=", Operator),
+        ("sum", Function),
+        ("(", Bracket),
+        ("x", Name),
+        (",", Punctuation),
+        ("1.5", Number),
+        (")", Bracket),
+        ("if", Keyword),
+        ("not", Keyword),
+        ("f32", Function),
+        ("else", Keyword),
+        ("[", Bracket),
+        ("y", Name),
+        (".", Punctuation),
+        ("T", Name),
+        ("]", Bracket),
+        (";", Punctuation),
+        ("&&", Error),
+        ("2z", Error),
+        ("'s'", Error),
+        ("# done", Comment),
+    ];
+    assert_eq!(got, want);
+}
