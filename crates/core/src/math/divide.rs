@@ -3,11 +3,6 @@
 use super::real::in_dtype;
 use crate::kernel::{Builder, Value};
 
-/// C's `fmod`: the remainder of truncated division, with the sign of `x`. Exact.
-pub fn fmod(b: &mut Builder, args: &[Value]) -> Value {
-    b.rem(args[0], args[1])
-}
-
 /// Python's `//`: the quotient rounded down. NumPy's `npy_floor_divide`; on integers `x // 0 == 0`.
 pub fn floor_divide(b: &mut Builder, args: &[Value]) -> Value {
     let dtype = b.dtype(args[0]);

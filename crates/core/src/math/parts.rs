@@ -92,26 +92,6 @@ pub fn nextafter(b: &mut Builder, args: &[Value]) -> Value {
     })
 }
 
-/// Nearest integer, ties to even.
-pub fn round(b: &mut Builder, args: &[Value]) -> Value {
-    if b.dtype(args[0]).is_float() { b.round_even(args[0]) } else { args[0] }
-}
-
-/// Greatest integer not above `x`.
-pub fn floor(b: &mut Builder, args: &[Value]) -> Value {
-    if b.dtype(args[0]).is_float() { b.floor(args[0]) } else { args[0] }
-}
-
-/// Least integer not below `x`.
-pub fn ceil(b: &mut Builder, args: &[Value]) -> Value {
-    if b.dtype(args[0]).is_float() { b.ceil(args[0]) } else { args[0] }
-}
-
-/// Integer part.
-pub fn trunc(b: &mut Builder, args: &[Value]) -> Value {
-    if b.dtype(args[0]).is_float() { b.trunc(args[0]) } else { args[0] }
-}
-
 /// True for NaN.
 pub fn isnan(b: &mut Builder, args: &[Value]) -> Value {
     if !b.dtype(args[0]).is_float() {
@@ -144,15 +124,6 @@ pub fn relu(b: &mut Builder, args: &[Value]) -> Value {
     // The second operand of `Max` if either is NaN or both are zeros.
     let rest = b.max(zero, x);
     if dtype.is_float() { b.add(rest, zero) } else { rest }
-}
-
-/// 0 for negative `x`, 1 for positive `x`, `y` for zero; NaN for NaN.
-pub fn heaviside(b: &mut Builder, args: &[Value]) -> Value {
-    in_dtype(b, args, |[x, y]| {
-        let nonzero = x.gt(0.0).select(x.constant(1.0), 0.0);
-        let result = x.eq(0.0).select(y, nonzero);
-        x.is_nan().select(x, result)
-    })
 }
 
 /// Degrees to radians: one multiplication, as in NumPy.

@@ -1,22 +1,10 @@
-//! Powers and roots: `pow` of floats and integers, `cbrt`, `hypot`, `square`, `reciprocal`.
+//! Powers and roots: `pow` of floats and integers, `cbrt`, `hypot`.
 
 use super::coefficients::{INVERSE_CUBE_ROOT, LOG_TAIL};
 use super::exp::{Exponential, ROUNDER};
 use super::log;
 use super::real::{Bits, Goal, Pair, Real, fast_two_sum, in_dtype, in_f64, quotient, two_product};
 use crate::kernel::{Builder, Value};
-
-/// `x * x`
-pub fn square(b: &mut Builder, args: &[Value]) -> Value {
-    b.mul(args[0], args[0])
-}
-
-/// `1 / x`; of integers, truncated, with `1 / 0 == 0`.
-pub fn reciprocal(b: &mut Builder, args: &[Value]) -> Value {
-    let dtype = b.dtype(args[0]);
-    let one = b.int(dtype, 1);
-    b.div(one, args[0])
-}
 
 /// `x` to the power `y`. Error at most 0.85 ULP in `f64`, 0.52 in `f32`; special cases as C99's `pow`.
 ///
@@ -36,7 +24,10 @@ pub fn pow(b: &mut Builder, args: &[Value]) -> Value {
         }),
         Some(1.0) => args[0],
         Some(2.0) => b.mul(args[0], args[0]),
-        Some(-1.0) => reciprocal(b, args),
+        Some(-1.0) => {
+            let one = b.float(dtype, 1.0);
+            b.div(one, args[0])
+        }
         Some(y) if y.fract() == 0.0 && y.abs() <= 64.0 => {
             in_f64(b, &args[..1], |[x], goal| constant_power(x, y as i32, goal))
         }
