@@ -75,7 +75,7 @@ impl Generator<'_> {
                 self.params.push(Literal::from_bits(dtype, random_bits(self.rng, dtype)));
                 let v = self.b.param(dtype);
                 self.rows.push(v);
-                return v;
+                v
             }
             2 if !self.slots.is_empty() && in_loop => {
                 let slot = self.rng.pick(&self.slots);

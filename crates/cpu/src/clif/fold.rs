@@ -22,6 +22,8 @@ use smallvec::SmallVec;
 const LEAF: usize = reduce::leaf(Nest::Rows);
 /// Above this many instructions, a body is not emitted a third time for passes.
 const PASS_LIMIT: usize = 16;
+/// Merges of more instructions than this are emitted as a loop over lanes.
+const UNROLLED_MERGE: usize = 3;
 
 /// One reduction while its loop is emitted.
 pub(super) struct Fold<'k> {
@@ -181,7 +183,8 @@ fn leaf(
     let stage = &kernel.stages[body.stage];
     let equal = folds.iter().all(|f| f.lanes == folds[0].lanes) && lanes <= folds[0].lanes;
     let mut done = g.int(types::I64, 0);
-    if lanes > 1 && equal && stage.values().count() <= PASS_LIMIT {
+    let insts = stage.values().count() + folds.iter().map(|f| f.step.insts.len()).sum::<usize>();
+    if lanes > 1 && equal && insts <= PASS_LIMIT {
         done = passes(g, body, folds, lanes, first, len);
     } else {
         clear(g, folds, lanes > 1);
@@ -369,31 +372,26 @@ fn merge_lanes(g: &mut Gen<'_>, fold: &Fold<'_>, vectors: bool, len: ir::Value) 
     g.b.switch_to_block(after);
 }
 
-/// Merges the lanes of a full leaf.
+/// Merges the lanes of a full leaf, or of one whose unused lanes hold identities.
 fn merge_lanes_as_vectors(g: &mut Gen<'_>, fold: &Fold<'_>) {
     let dtype = fold.dtype();
     let bases: SmallVec<[ir::Value; 2]> =
         fold.slots.iter().map(|slot| g.b.ins().stack_addr(types::I64, *slot, 0)).collect();
     let mut lanes = fold.lanes;
+    let one_part = 16 / dtype.size();
+    if fold.merge.insts.len() > UNROLLED_MERGE && lanes > one_part {
+        merge_parts(g, fold, &bases, one_part);
+        lanes = one_part;
+    }
     let mut state: SmallVec<[Vector; 2]> = bases.iter().map(|base| g.load_vector(dtype, lanes, *base, 0)).collect();
     while lanes > 1 {
         let each = LEAF / lanes;
         lanes /= 2;
-        let mut args: SmallVec<[Lanes; 6]> = SmallVec::new();
-        let (mut left, mut right) = (SmallVec::<[Lanes; 2]>::new(), SmallVec::<[Lanes; 2]>::new());
-        for component in &state {
-            let (a, b) = g.halves(component, lanes);
-            left.push(Lanes::from(a));
-            right.push(Lanes::from(b));
-        }
-        args.extend(left.into_iter().chain(right));
-        if fold.reduction.reducer.counts() {
-            for _ in 0..2 {
-                let literal = Literal::from_i64(dtype, each as i64);
-                args.push(Lanes { vector: g.splat_constant(literal), scalar: None, literal: Some(literal) });
-            }
-        }
-        state = g.vector_inline(&fold.merge, &args, lanes);
+        let (left, right): (SmallVec<[Vector; 2]>, SmallVec<[Vector; 2]>) =
+            state.iter().map(|component| g.halves(component, lanes)).unzip();
+        let each = Literal::from_i64(dtype, each as i64);
+        let count = Lanes { vector: g.splat_constant(each), scalar: None, literal: Some(each) };
+        state = merge_vectors(g, fold, left, right, count, lanes);
         if dtype == DType::Bool {
             state = state.iter().map(|mask| g.mask(mask, lanes, 1)).collect();
         }
@@ -401,6 +399,63 @@ fn merge_lanes_as_vectors(g: &mut Gen<'_>, fold: &Fold<'_>) {
     for (component, base) in state.iter().zip(&bases) {
         g.store_vector(dtype, 1, component, *base, 0);
     }
+}
+
+/// Merges lanes in memory, a part at a time in two nested loops, until `one_part` lanes are left.
+fn merge_parts(g: &mut Gen<'_>, fold: &Fold<'_>, bases: &[ir::Value], one_part: usize) {
+    let dtype = fold.dtype();
+    let size = dtype.size() as i64;
+    let (level, exit) = (g.b.create_block(), g.b.create_block());
+    // Bytes of half the lanes, and elements of each lane.
+    let half = g.b.append_block_param(level, types::I64);
+    let each = g.b.append_block_param(level, types::I64);
+    let first_half = g.int(types::I64, fold.lanes as i64 / 2 * size);
+    let first_each = g.int(types::I64, (LEAF / fold.lanes) as i64);
+    g.b.ins().jump(level, &[first_half.into(), first_each.into()]);
+    g.b.switch_to_block(level);
+    let count = if fold.reduction.reducer.counts() {
+        let count = fold.count(g, each);
+        Lanes { vector: g.splat(dtype, count), scalar: Some(count), literal: None }
+    } else {
+        Lanes::from(Vector { parts: Parts::new(), width: dtype.size(), same: true })
+    };
+    let zero = g.int(types::I64, 0);
+    g.count_loop(zero, half, 16, &[], |g, at, _| {
+        let load = |g: &mut Gen<'_>, base: ir::Value, at: ir::Value| {
+            let address = g.b.ins().iadd(base, at);
+            g.load_vector(dtype, one_part, address, 0)
+        };
+        let right_at = g.b.ins().iadd(at, half);
+        let left = bases.iter().map(|base| load(g, *base, at)).collect();
+        let right = bases.iter().map(|base| load(g, *base, right_at)).collect();
+        let merged = merge_vectors(g, fold, left, right, count, one_part);
+        for (component, base) in merged.iter().zip(bases) {
+            let address = g.b.ins().iadd(*base, at);
+            g.store_vector(dtype, one_part, component, address, 0);
+        }
+        Vec::new()
+    });
+    let next = g.b.ins().ushr_imm_u(half, 1);
+    let twice = g.b.ins().ishl_imm_u(each, 1);
+    let more = g.b.ins().icmp_imm_u(IntCC::UnsignedGreaterThanOrEqual, next, 16);
+    g.b.ins().brif(more, level, &[next.into(), twice.into()], exit, &[]);
+    g.b.switch_to_block(exit);
+}
+
+/// One merge on vectors; `count` is the number of elements on either side.
+fn merge_vectors(
+    g: &mut Gen<'_>,
+    fold: &Fold<'_>,
+    left: SmallVec<[Vector; 2]>,
+    right: SmallVec<[Vector; 2]>,
+    count: Lanes,
+    lanes: usize,
+) -> SmallVec<[Vector; 2]> {
+    let mut args: SmallVec<[Lanes; 6]> = left.into_iter().chain(right).map(Lanes::from).collect();
+    if fold.reduction.reducer.counts() {
+        args.extend([count.clone(), count]);
+    }
+    g.vector_inline(&fold.merge, &args, lanes)
 }
 
 /// Merges the lanes of a leaf of any length.
