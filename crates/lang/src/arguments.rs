@@ -69,15 +69,21 @@ impl Lower<'_> {
                     next += 1;
                     next - 1
                 }
-                Some(keyword) => {
+                Some(id) => {
                     keywords = true;
-                    let keyword = self.ast.name(keyword);
+                    let keyword = self.ast.name(id);
                     match params.iter().position(|p| *p == keyword) {
                         Some(index) => index,
                         None => {
                             let error = wrong(format!("`{name}` has no argument `{}`", shown(keyword)));
                             let error = error.at(span, "its value");
-                            return self.refuse(match suggest(keyword, params.iter().copied()) {
+                            let near = suggest(keyword, params.iter().copied()).filter(|_| keyword.len() > 1);
+                            return self.refuse(match near {
+                                _ if self.is_value(id) => error.hint(format!(
+                                    "to compare write `{} == ...`; the call is `{}`",
+                                    shown(keyword),
+                                    signature(name, params, required, given.receiver.is_some())
+                                )),
                                 Some(near) => error.hint(format!("did you mean `{near}`? {}", hint())),
                                 None => error,
                             });

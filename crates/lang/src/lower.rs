@@ -271,6 +271,13 @@ impl Lower<'_> {
         self.values[id.index()]
     }
 
+    /// True for the name of an input, of an assigned value or of a constant.
+    pub fn is_value(&self, name: NameId) -> bool {
+        let text = self.ast.name(name);
+        let is_constant = CONSTANTS.iter().any(|(constant, _)| *constant == text);
+        is_constant || self.is_input[name.index()] || self.bound[name.index()].is_some()
+    }
+
     pub fn span(&self, id: ExprId) -> Span {
         self.ast.expr(id).span
     }
@@ -485,8 +492,7 @@ impl Lower<'_> {
     fn unknown_function(&mut self, name: NameId, span: Span) -> Result<Value, Reported> {
         let text = self.ast.name(name);
         let quoted = shown(text);
-        let is_constant = CONSTANTS.iter().any(|(constant, _)| *constant == text);
-        if self.bound[name.index()].is_some() || self.is_input[name.index()] || is_constant {
+        if self.is_value(name) {
             let error = Diagnostic::new(Code::UnknownFunction, format!("`{quoted}` is a value, not a function"))
                 .at(span, "called here")
                 .hint(format!("for a product write `{quoted} * (...)`, for an element `{quoted}[...]`"));
