@@ -1,0 +1,146 @@
+//! What an evaluation costs besides its arithmetic, and how near a large one comes to a loop written by hand.
+//!
+//! ```text
+//! cargo bench -p numfuse
+//! ```
+
+use divan::{Bencher, black_box};
+use numfuse::{Array, DType, Engine, Kernel, vars};
+use rayon::prelude::*;
+
+fn main() {
+    divan::main();
+}
+
+/// Ten operations.
+const TEN: &str = "exp(-(a - b)**2 / 2) * sin(a) + sqrt(abs(b)) * 3 - 1";
+
+/// From a text that was never seen to a result: parse, plan, Cranelift, run on one element.
+#[divan::bench]
+fn fresh_text_to_result(bencher: Bencher<'_, '_>) {
+    let engine = Engine::builder().threads(1).build().unwrap();
+    let (a, b) = ([1.0], [2.0]);
+    bencher.with_inputs(|| engine.clear()).bench_local_values(|()| engine.evaluate(TEN, &vars! { a, b }).unwrap());
+}
+
+/// The part of it before Cranelift: parse, type, simplify, fuse, lower.
+#[divan::bench]
+fn fresh_text_to_plan(bencher: Bencher<'_, '_>) {
+    let engine = Engine::builder().threads(1).build().unwrap();
+    let (a, b) = ([1.0], [2.0]);
+    bencher.with_inputs(|| engine.clear()).bench_local_values(|()| engine.prepare(TEN, &vars! { a, b }).unwrap());
+}
+
+mod ten_elements {
+    use super::*;
+
+    const TEXT: &str = "2*a + 3*b**2";
+
+    fn inputs() -> (Vec<f64>, Vec<f64>) {
+        ((0..10).map(f64::from).collect(), (0..10).map(|i| f64::from(i) * 0.5).collect())
+    }
+
+    /// A text that was seen before.
+    #[divan::bench]
+    fn cached_text(bencher: Bencher<'_, '_>) {
+        let (a, b) = inputs();
+        bencher.bench_local(|| numfuse::evaluate(black_box(TEXT), &vars! { a, b }).unwrap());
+    }
+
+    fn kernel() -> Kernel {
+        let (a, b) = inputs();
+        Engine::default().prepare(TEXT, &vars! { a, b }).unwrap()
+    }
+
+    /// A kernel that is held.
+    #[divan::bench]
+    fn held_kernel(bencher: Bencher<'_, '_>) {
+        let ((a, b), kernel) = (inputs(), kernel());
+        bencher.bench_local(|| kernel.run(&vars! { a, b }).unwrap());
+    }
+
+    /// A kernel that is held, into an array that is there.
+    #[divan::bench]
+    fn held_kernel_into(bencher: Bencher<'_, '_>) {
+        let ((a, b), kernel) = (inputs(), kernel());
+        let mut out = vec![0.0; 10];
+        bencher.bench_local(|| kernel.run_into(&vars! { a, b }, &mut out).unwrap());
+    }
+
+    /// The same in Rust.
+    #[divan::bench]
+    fn loop_by_hand(bencher: Bencher<'_, '_>) {
+        let (a, b) = inputs();
+        bencher.bench_local(|| {
+            let (a, b) = (black_box(&a), black_box(&b));
+            a.iter().zip(b).map(|(a, b)| 2.0 * a + 3.0 * (b * b)).collect::<Vec<f64>>()
+        });
+    }
+}
+
+mod ten_million_elements {
+    use super::*;
+
+    const N: usize = 10_000_000;
+
+    fn inputs() -> (Vec<f64>, Vec<f64>) {
+        ((0..N).map(|i| i as f64).collect(), (0..N).map(|i| (i % 1000) as f64).collect())
+    }
+
+    fn kernel(engine: &Engine) -> Kernel {
+        engine.prepare("2*a + 3*b**2", &vars! { a: [1.0], b: [1.0] }).unwrap()
+    }
+
+    /// Into an array that is there.
+    #[divan::bench(args = [1, 0], sample_count = 30)]
+    fn kernel_into(bencher: Bencher<'_, '_>, threads: usize) {
+        let engine = Engine::builder().threads(threads).build().unwrap();
+        let ((a, b), kernel) = (inputs(), kernel(&engine));
+        let mut out = Array::zeros(DType::F64, &[N]).unwrap();
+        bencher.bench_local(|| kernel.run_into(&vars! { a, b }, &mut out).unwrap());
+    }
+
+    /// Into a new array, whose memory is reused from the last one.
+    #[divan::bench(sample_count = 30)]
+    fn kernel_fresh(bencher: Bencher<'_, '_>) {
+        let engine = Engine::default();
+        let ((a, b), kernel) = (inputs(), kernel(&engine));
+        bencher.bench_local(|| kernel.run(&vars! { a, b }).unwrap());
+    }
+
+    /// Into new arrays that are all kept, so that each needs new memory: huge pages.
+    #[divan::bench(sample_count = 10, sample_size = 1)]
+    fn kernel_fresh_kept(bencher: Bencher<'_, '_>) {
+        let engine = Engine::default();
+        let ((a, b), kernel) = (inputs(), kernel(&engine));
+        let mut kept = Vec::new();
+        bencher.bench_local(|| kept.push(kernel.run(&vars! { a, b }).unwrap()));
+    }
+
+    /// The same in Rust, on one thread.
+    #[divan::bench(sample_count = 30)]
+    fn loop_by_hand(bencher: Bencher<'_, '_>) {
+        let (a, b) = inputs();
+        let mut out = vec![0.0; N];
+        bencher.bench_local(|| line(&a, &b, &mut out));
+    }
+
+    /// The same in Rust, on all threads, in chunks.
+    #[divan::bench(sample_count = 30)]
+    fn loop_by_hand_on_all_threads(bencher: Bencher<'_, '_>) {
+        let (a, b) = inputs();
+        let mut out = vec![0.0; N];
+        const CHUNK: usize = 1 << 16;
+        bencher.bench_local(|| {
+            out.par_chunks_mut(CHUNK)
+                .zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)))
+                .for_each(|(out, (a, b))| line(a, b, out));
+        });
+    }
+
+    fn line(a: &[f64], b: &[f64], out: &mut [f64]) {
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            *out = 2.0 * a + 3.0 * (b * b);
+        }
+    }
+}
