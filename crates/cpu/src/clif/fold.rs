@@ -22,6 +22,8 @@ use smallvec::SmallVec;
 const LEAF: usize = reduce::leaf(Nest::Rows);
 /// Above this many instructions, a body is not emitted a third time for passes.
 const PASS_LIMIT: usize = 16;
+/// A pass visits so many elements of each lane before the next pass begins.
+const PASS_BLOCK: usize = 4;
 /// Merges of more instructions than this are emitted as a loop over lanes.
 const UNROLLED_MERGE: usize = 3;
 
@@ -183,11 +185,10 @@ fn leaf(
     let stage = &kernel.stages[body.stage];
     let equal = folds.iter().all(|f| f.lanes == folds[0].lanes) && lanes <= folds[0].lanes;
     let mut done = g.int(types::I64, 0);
+    clear(g, folds, lanes > 1);
     let insts = stage.values().count() + folds.iter().map(|f| f.step.insts.len()).sum::<usize>();
     if lanes > 1 && equal && insts <= PASS_LIMIT {
         done = passes(g, body, folds, lanes, first, len);
-    } else {
-        clear(g, folds, lanes > 1);
     }
     if lanes > 1 {
         let whole = g.b.ins().band_imm_s(len, -(lanes as i64));
@@ -211,7 +212,8 @@ fn leaf(
     }
 }
 
-/// The passes over the elements that fill all lanes evenly; returns how many elements those are.
+/// The passes over the elements that fill all lanes evenly; returns how many elements those are. They go over one
+/// [`PASS_BLOCK`] after the other, since the hardware fetches memory ahead only if it is read more or less in order.
 fn passes(
     g: &mut Gen<'_>,
     body: &Loop<'_>,
@@ -224,36 +226,43 @@ fn passes(
     let even = g.b.ins().band_imm_s(len, -(all as i64));
     let zero = g.int(types::I64, 0);
     let stop = g.int(types::I64, all as i64);
-    g.count_loop(zero, stop, lanes as i64, &[], |g, lane, _| {
-        let start = g.b.ins().iadd(first, lane);
-        let end = g.b.ins().iadd(start, even);
-        let mut carried: Vec<ir::Value> = Vec::new();
-        for fold in folds {
-            for literal in &fold.init {
-                let splat = g.splat_constant(*literal);
-                carried.extend((0..part_count(lanes, fold.dtype().size())).map(|_| splat.parts[0]));
-            }
-        }
-        let after = g.count_loop(start, end, all as i64, &carried, |g, index, carried| {
-            let values = body.vector_body(g, index, lanes);
-            let mut next = Vec::new();
-            for (fold, state) in folds.iter().zip(unpack(folds, carried, lanes)) {
-                let x = body.lanes(g, &values, fold.reduction.input);
-                let before = g.b.ins().isub(index, start);
-                let count = g.b.ins().ushr_imm_u(before, i64::from(all.trailing_zeros()));
-                let count = g.b.ins().iadd_imm_u(count, 1);
-                for component in fold.step_vectors(g, &state, x, count, lanes) {
-                    next.extend(carried_parts(g, fold.dtype(), lanes, &component));
+    let block = (PASS_BLOCK * all) as i64;
+    g.count_loop(zero, even, block, &[], |g, from, _| {
+        let rest = g.b.ins().isub(even, from);
+        let full = g.int(types::I64, block);
+        let here = g.b.ins().umin(rest, full);
+        let from = g.b.ins().iadd(first, from);
+        g.count_loop(zero, stop, lanes as i64, &[], |g, lane, _| {
+            let start = g.b.ins().iadd(from, lane);
+            let end = g.b.ins().iadd(start, here);
+            let mut carried: Vec<ir::Value> = Vec::new();
+            for fold in folds {
+                for c in 0..fold.init.len() {
+                    let address = fold.lane_address(g, c, lane);
+                    carried.extend(g.load_vector(fold.dtype(), lanes, address, 0).parts);
                 }
             }
-            next
-        });
-        for (fold, state) in folds.iter().zip(unpack(folds, &after, lanes)) {
-            for (c, component) in state.iter().enumerate() {
-                let address = fold.lane_address(g, c, lane);
-                g.store_vector(fold.dtype(), lanes, component, address, 0);
+            let after = g.count_loop(start, end, all as i64, &carried, |g, index, carried| {
+                let values = body.vector_body(g, index, lanes);
+                let before = g.b.ins().isub(index, first);
+                let count = count_at(g, before, all);
+                let mut next = Vec::new();
+                for (fold, state) in folds.iter().zip(unpack(folds, carried, lanes)) {
+                    let x = body.lanes(g, &values, fold.reduction.input);
+                    for component in fold.step_vectors(g, &state, x, count, lanes) {
+                        next.extend(carried_parts(g, fold.dtype(), lanes, &component));
+                    }
+                }
+                next
+            });
+            for (fold, state) in folds.iter().zip(unpack(folds, &after, lanes)) {
+                for (c, component) in state.iter().enumerate() {
+                    let address = fold.lane_address(g, c, lane);
+                    g.store_vector(fold.dtype(), lanes, component, address, 0);
+                }
             }
-        }
+            Vec::new()
+        });
         Vec::new()
     });
     even
