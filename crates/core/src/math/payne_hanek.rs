@@ -9,7 +9,7 @@
 //! The instructions depend on `x` alone and nothing else uses them: a back end may skip them when no lane is huge.
 
 use super::exp::ROUNDER;
-use super::real::{Goal, Real, fast_two_sum, two_product, two_sum};
+use super::real::{Goal, Pair, Real, fast_two_sum, two_product, two_sum};
 use super::trig::{FRAC_PI_2_LOW, Reduced};
 use std::f64::consts::FRAC_PI_2;
 
@@ -41,21 +41,24 @@ const WORDS: [f64; 23] = [
 ];
 /// The bits in a word.
 const WIDTH: i32 = 53;
+/// How many words make a window.
+const WINDOW: usize = 5;
 
 /// `x` reduced; anything for `|x| < 2^30`, NaN for infinities.
 pub(super) fn reduce(x: Real<'_>, goal: Goal) -> Reduced<'_> {
-    // Words in the window; `f32`s are below 2^128, which one halving covers, and need fewer bits.
-    let (steps, width): (&[usize], usize) = match goal {
-        Goal::Double => (&[16, 8, 4, 2, 1], 5),
-        Goal::Single => (&[1], 4),
-    };
+    match goal {
+        Goal::Double => reduce_double(x),
+        Goal::Single => reduce_single(x),
+    }
+}
+
+fn reduce_double(x: Real<'_>) -> Reduced<'_> {
     let mut x = x;
-    let mut words: Vec<Real<'_>> =
-        WORDS[..WORDS.len().min(width + 2 * steps[0] - 1)].iter().map(|w| x.constant(*w)).collect();
-    for step in steps {
-        let skip = x.abs().ge(power_of_two(30 + WIDTH * *step as i32));
-        x = skip.select(x * power_of_two(-WIDTH * *step as i32), x);
-        words = (0..width + step - 1)
+    let mut words: Vec<Real<'_>> = WORDS.iter().map(|w| x.constant(*w)).collect();
+    for step in [16, 8, 4, 2, 1] {
+        let skip = x.abs().ge(power_of_two(30 + WIDTH * step as i32));
+        x = skip.select(x * power_of_two(-WIDTH * step as i32), x);
+        words = (0..WINDOW + step - 1)
             .map(|i| words.get(i + step).map_or(words[i], |later| skip.select(*later, words[i])))
             .collect();
     }
@@ -70,10 +73,7 @@ pub(super) fn reduce(x: Real<'_>, goal: Goal) -> Reduced<'_> {
     let shifted = s3.high + ROUNDER;
     // The fraction: the sum of the rest, exact but for the last terms.
     let mut high = s3.high - (shifted - ROUNDER);
-    let mut low = match goal {
-        Goal::Double => p3.low + x * power_of_two(24 - 4 * WIDTH) * words[4],
-        Goal::Single => p3.low,
-    };
+    let mut low = p3.low + x * power_of_two(24 - 4 * WIDTH) * words[4];
     for term in [s1.low, s2.low, s3.low, p2.low, p3.high] {
         let sum = two_sum(high, term);
         high = sum.high;
@@ -82,6 +82,30 @@ pub(super) fn reduce(x: Real<'_>, goal: Goal) -> Reduced<'_> {
     let t = two_product(high, FRAC_PI_2);
     let low = t.low + low.fma(FRAC_PI_2, high * FRAC_PI_2_LOW);
     Reduced { t: fast_two_sum(t.high, low), quadrant: shifted.bits() }
+}
+
+/// The bits of `2/pi` from 2^-6 down, for `f32`s below 2^79, and from 2^-55 down, for all others.
+const SINGLE_WORDS: [[f64; 2]; 3] = [
+    [0.01161977236758134, 1.615379788089285e-17],
+    [2.276010073078396e-18, 4.018688565460554e-33],
+    [1.6682867668608235e-34, 1.610712785318822e-49],
+];
+
+/// An `f32` from 2^30 on has its lowest bit at 2^7 or above and 24 bits, so that two windows of three words are enough,
+/// and the nearest to a multiple of `pi/2` is 2^-30 away: a fraction to 2^-80 is more than precise.
+fn reduce_single(x: Real<'_>) -> Reduced<'_> {
+    let large = x.abs().ge(power_of_two(79));
+    let [w0, w1, w2] = SINGLE_WORDS.map(|[below, above]| large.select(x.constant(above), below));
+    let (p0, p1) = (two_product(x, w0), two_product(x, w1));
+    // Integers and fractions; the fractions of p0 are multiples of 2^-51, and so is their sum.
+    let (n0, n1, n2) = (p0.high.round_even(), p0.low.round_even(), p1.high.round_even());
+    let sum = (p0.high - n0) + (p0.low - n1);
+    let n3 = sum.round_even();
+    let sum = two_sum(sum - n3, p1.high - n2);
+    let n4 = sum.high.round_even();
+    let fraction = (sum.high - n4) + (x.fma(w2, p1.low) + sum.low);
+    let quadrant = below_4(n0) + n1 + (n2 + n3 + n4) + ROUNDER;
+    Reduced { t: Pair { high: fraction * FRAC_PI_2, low: x.constant(0.0) }, quadrant: quadrant.bits() }
 }
 
 /// `v` less a multiple of 4, at most 2 in magnitude.
