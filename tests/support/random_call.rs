@@ -27,7 +27,7 @@ pub fn random_call(seed: u64, ops: usize) -> Option<RandomCall> {
     let mut choices = Choices::new(&list);
     // Now and then a dimension of several leaves, to which reductions give an order of its own.
     let sizes = if seed % 8 == 1 { LONG } else { Options::default().sizes };
-    let options = Options { ops, functions: seed % 4 == 0, sizes };
+    let options = Options { ops, functions: seed.is_multiple_of(4), sizes };
     let RandomGraph { graph, sizes: symbols } = random_graph(&mut choices, options);
     if symbols.iter().filter(|n| **n > 1000).count() > 1 {
         return None;

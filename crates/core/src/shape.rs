@@ -159,9 +159,9 @@ impl Dims {
         self.intern(Dim::Symbol(index as u32))
     }
 
-    /// A new symbol with a name of its own.
+    /// A new symbol with a name of its own, which no user can write.
     pub fn fresh(&mut self) -> DimId {
-        let name = format!("d{}", self.symbols.len());
+        let name = format!("?{}", self.symbols.len());
         self.symbols.push(name);
         self.intern(Dim::Symbol(self.symbols.len() as u32 - 1))
     }

@@ -168,9 +168,9 @@ fn indices() {
 
 #[test]
 fn several_results() {
-    assert_eq!(types("x + 1, m, 2"), "f64[d0], f32[n, 3], i64 weak");
-    assert_eq!(types("(x,)"), "f64[d0]");
-    assert_eq!(types("r = x, m\nr"), "f64[d0], f32[n, 3]");
+    assert_eq!(types("x + 1, m, 2"), "f64[?0], f32[n, 3], i64 weak");
+    assert_eq!(types("(x,)"), "f64[?0]");
+    assert_eq!(types("r = x, m\nr"), "f64[?0], f32[n, 3]");
 }
 
 #[test]
@@ -208,8 +208,8 @@ fn hints_decide_broadcasts() {
         let text = graph.map(|g| g.display_type(g.outputs[0]).to_string());
         (text, diagnostics.first().map(|d| d.code))
     };
-    assert_eq!(shape([7, 1]), (Some("f64[d0]".to_owned()), None));
-    assert_eq!(shape([1, 7]), (Some("f64[d1]".to_owned()), None));
+    assert_eq!(shape([7, 1]), (Some("f64[?0]".to_owned()), None));
+    assert_eq!(shape([1, 7]), (Some("f64[?1]".to_owned()), None));
     assert_eq!(shape([6, 7]), (None, Some(Code::Broadcast)));
 }
 

@@ -158,11 +158,13 @@ impl<'a> Reader<'a> {
             let size: i64 = self.number()?;
             self.graph.dims.fixed(size as u64)
         } else {
+            // An unknown size without a name is printed as `?0`.
+            let mark = if self.eat("?") { "?" } else { "" };
             let name = self.word()?;
             if name.is_empty() {
                 return Err(self.error(at, "a size"));
             }
-            self.graph.dims.named(name)
+            self.graph.dims.named(&format!("{mark}{name}"))
         };
         while self.eat("[") {
             let at = self.at;
@@ -390,7 +392,7 @@ mod tests {
             ("axes=[0, 1]: f64", "axes=[1, 0]: f64", "axes [1, 0]"),
             ("axes=[0, 1]: f64", "axes=[0]: f64", "the wrong dimensions are left"),
             ("transpose n0 [1, 0]", "transpose n0 [1, 1]", "no permutation"),
-            ("  require n == m\n", "", "where n is wanted"),
+            ("  require n == m\n", "", "is wanted"),
             ("guard n9", "guard n4", "no bool scalar"),
             ("return n4, n7", "return n4, n70", "a node that stands above"),
             ("n1 = const 2: i64 weak", "n1 = const 2: i32 weak", "a weak i32"),
