@@ -30,6 +30,7 @@ CORPUS = pathlib.Path(__file__).resolve().parent.parent / "tests" / "corpus"
 # File: what NumPy or Python does instead.
 DIFFERENCES = {
     "types/weak-through-functions": "NumPy's functions make f64 of Python numbers, for good; here they stay weak",
+    "types/weak-where": "NumPy's where makes f64 of Python numbers, for good; here they stay weak",
     "run/square-of-bool": "NumPy computes `** 2` as `square`, without the literal, hence in int8",
     "run/minimum-zeros": "NumPy does not tell the signs of zeros apart",
     "run/min-max-negative-zero": "NumPy does not tell the signs of zeros apart",
