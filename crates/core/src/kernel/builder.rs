@@ -6,8 +6,8 @@
 //! one meaning of a primitive. Equal instructions become one value. Unused ones are dropped by `finish`.
 
 use super::{
-    Access, Args, Body, Inst, InstData, Kernel, Level, Nest, Operand, Prim, Reducer, Reduction, Role, Stage,
-    StageKind, Value,
+    Access, Args, Body, Inst, InstData, Kernel, Level, Nest, Operand, Prim, Reducer, Reduction, Role, Stage, StageKind,
+    Value,
 };
 use crate::dtype::DType;
 use crate::interp;
@@ -150,11 +150,8 @@ impl Builder {
             }
             stages.push(Stage { kind: *kind, start, end: insts.len() as u32 });
         }
-        let reductions = self
-            .reductions
-            .iter()
-            .map(|r| Reduction { input: renamed[r.input.index()], ..r.clone() })
-            .collect();
+        let reductions =
+            self.reductions.iter().map(|r| Reduction { input: renamed[r.input.index()], ..r.clone() }).collect();
         Kernel {
             nest: self.nest,
             operands: self.operands,

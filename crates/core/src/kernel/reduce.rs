@@ -67,15 +67,8 @@ pub const fn leaf(nest: Nest) -> usize {
 
 impl Reducer {
     /// Every reducer.
-    pub const ALL: [Reducer; 7] = [
-        Reducer::Sum,
-        Reducer::Prod,
-        Reducer::Min,
-        Reducer::Max,
-        Reducer::Any,
-        Reducer::All,
-        Reducer::Moments,
-    ];
+    pub const ALL: [Reducer; 7] =
+        [Reducer::Sum, Reducer::Prod, Reducer::Min, Reducer::Max, Reducer::Any, Reducer::All, Reducer::Moments];
 
     /// The name in printed kernels.
     pub const fn name(self) -> &'static str {
@@ -95,11 +88,9 @@ impl Reducer {
     pub fn init(self, dtype: DType) -> State<Literal> {
         let one = |x: Literal| SmallVec::from_elem(x, 1);
         match self {
-            Reducer::Sum => one(if dtype.is_float() {
-                Literal::from_f64(dtype, -0.0)
-            } else {
-                Literal::from_i64(dtype, 0)
-            }),
+            Reducer::Sum => {
+                one(if dtype.is_float() { Literal::from_f64(dtype, -0.0) } else { Literal::from_i64(dtype, 0) })
+            }
             Reducer::Prod => one(Literal::from_i64(dtype, 1)),
             Reducer::Min => one(Literal::max_of(dtype)),
             Reducer::Max => one(Literal::min_of(dtype)),
