@@ -139,9 +139,9 @@ fn error(op: Op, dtype: DType, wide: &mut Wide, args: &[f64], got: f64) -> f64 {
     let reference = function(op.name()).unwrap_or_else(|| panic!("{op} has no reference"));
     if dtype == DType::F32 {
         let args: Vec<f32> = args.iter().map(|x| *x as f32).collect();
-        reference.error_f32(&args, got as f32)
+        reference.error_f32(&args, got as f32).unwrap_or(0.5)
     } else {
-        reference.error_f64(wide, args, got).unwrap_or(0.0)
+        reference.error_f64(wide, args, got).unwrap_or(0.5)
     }
 }
 
@@ -163,7 +163,7 @@ fn every_function_with_a_bound_has_a_reference() {
         assert!(function(op.name()).is_some(), "{op}");
     }
     for f in reference::FUNCTIONS {
-        assert!(f.name == "pow" || checked().any(|op| op.name() == f.name), "{}", f.name);
+        assert!(checked().any(|op| op.name() == f.name), "{}", f.name);
     }
 }
 

@@ -14,14 +14,23 @@ pub struct Function {
     /// The value rounded to `f64`, correctly if `correct`, to a few ULPs otherwise. Exact at special values.
     near: fn(f64, f64) -> f64,
     correct: bool,
+    /// The correctly rounded value in `f32`.
+    single: Option<fn(f32, f32) -> f32>,
     wide: fn(&mut Wide, BigFloat, BigFloat) -> BigFloat,
 }
 
 /// The functions that have a row in the op table with a bound.
 pub static FUNCTIONS: &[Function] = &[
-    Function { name: "exp", near: |x, _| core_math::exp(x), correct: true, wide: |w, x, _| w.exp(&x) },
+    Function {
+        name: "exp",
+        single: Some(|x, _| core_math::expf(x)),
+        near: |x, _| core_math::exp(x),
+        correct: true,
+        wide: |w, x, _| w.exp(&x),
+    },
     Function {
         name: "exp2",
+        single: Some(|x, _| core_math::exp2f(x)),
         near: |x, _| core_math::exp2(x),
         correct: true,
         wide: |w, x, _| {
@@ -30,59 +39,86 @@ pub static FUNCTIONS: &[Function] = &[
             w.exp(&x)
         },
     },
-    Function { name: "expm1", near: |x, _| core_math::expm1(x), correct: true, wide: |w, x, _| w.expm1(&x) },
-    Function { name: "log", near: |x, _| core_math::log(x), correct: true, wide: |w, x, _| w.log(&x) },
+    Function {
+        name: "expm1",
+        single: Some(|x, _| core_math::expm1f(x)),
+        near: |x, _| core_math::expm1(x),
+        correct: true,
+        wide: |w, x, _| w.expm1(&x),
+    },
+    Function {
+        name: "log",
+        single: Some(|x, _| core_math::logf(x)),
+        near: |x, _| core_math::log(x),
+        correct: true,
+        wide: |w, x, _| w.log(&x),
+    },
     Function {
         name: "log2",
+        single: Some(|x, _| core_math::log2f(x)),
         near: |x, _| core_math::log2(x),
         correct: true,
         wide: |w, x, _| x.log2(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "log10",
+        single: Some(|x, _| core_math::log10f(x)),
         near: |x, _| core_math::log10(x),
         correct: true,
         wide: |w, x, _| x.log10(BITS, NEAREST, &mut w.consts),
     },
-    Function { name: "log1p", near: |x, _| core_math::log1p(x), correct: true, wide: |w, x, _| w.log1p(&x) },
+    Function {
+        name: "log1p",
+        single: Some(|x, _| core_math::log1pf(x)),
+        near: |x, _| core_math::log1p(x),
+        correct: true,
+        wide: |w, x, _| w.log1p(&x),
+    },
     Function {
         name: "sin",
+        single: Some(|x, _| core_math::sinf(x)),
         near: |x, _| core_math::sin(x),
         correct: true,
         wide: |w, x, _| x.sin(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "cos",
+        single: Some(|x, _| core_math::cosf(x)),
         near: |x, _| core_math::cos(x),
         correct: true,
         wide: |w, x, _| x.cos(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "tan",
+        single: Some(|x, _| core_math::tanf(x)),
         near: |x, _| core_math::tan(x),
         correct: true,
         wide: |w, x, _| x.tan(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "arcsin",
+        single: Some(|x, _| core_math::asinf(x)),
         near: |x, _| core_math::asin(x),
         correct: true,
         wide: |w, x, _| x.asin(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "arccos",
+        single: Some(|x, _| core_math::acosf(x)),
         near: |x, _| core_math::acos(x),
         correct: true,
         wide: |w, x, _| x.acos(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "arctan",
+        single: Some(|x, _| core_math::atanf(x)),
         near: |x, _| core_math::atan(x),
         correct: true,
         wide: |w, x, _| x.atan(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "arctan2",
+        single: Some(core_math::atan2f),
         near: core_math::atan2,
         correct: true,
         wide: |w, y, x| {
@@ -98,42 +134,49 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "sinh",
+        single: Some(|x, _| core_math::sinhf(x)),
         near: |x, _| core_math::sinh(x),
         correct: true,
         wide: |w, x, _| x.sinh(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "cosh",
+        single: Some(|x, _| core_math::coshf(x)),
         near: |x, _| core_math::cosh(x),
         correct: true,
         wide: |w, x, _| x.cosh(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "tanh",
+        single: Some(|x, _| core_math::tanhf(x)),
         near: |x, _| core_math::tanh(x),
         correct: true,
         wide: |w, x, _| x.tanh(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "arcsinh",
+        single: Some(|x, _| core_math::asinhf(x)),
         near: |x, _| core_math::asinh(x),
         correct: true,
         wide: |w, x, _| x.asinh(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "arccosh",
+        single: Some(|x, _| core_math::acoshf(x)),
         near: |x, _| core_math::acosh(x),
         correct: true,
         wide: |w, x, _| x.acosh(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "arctanh",
+        single: Some(|x, _| core_math::atanhf(x)),
         near: |x, _| core_math::atanh(x),
         correct: true,
         wide: |w, x, _| x.atanh(BITS, NEAREST, &mut w.consts),
     },
     Function {
         name: "pow",
+        single: Some(core_math::powf),
         near: core_math::pow,
         correct: true,
         wide: |w, x, y| {
@@ -144,9 +187,16 @@ pub static FUNCTIONS: &[Function] = &[
             if odd { power.neg() } else { power }
         },
     },
-    Function { name: "cbrt", near: |x, _| core_math::cbrt(x), correct: true, wide: |_, x, _| x.cbrt(BITS, NEAREST) },
+    Function {
+        name: "cbrt",
+        single: Some(|x, _| core_math::cbrtf(x)),
+        near: |x, _| core_math::cbrt(x),
+        correct: true,
+        wide: |_, x, _| x.cbrt(BITS, NEAREST),
+    },
     Function {
         name: "hypot",
+        single: Some(core_math::hypotf),
         near: core_math::hypot,
         correct: true,
         wide: |w, x, y| {
@@ -156,6 +206,7 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "erf",
+        single: Some(|x, _| core_math::erff(x)),
         near: |x, _| core_math::erf(x),
         correct: true,
         wide: |w, x, _| {
@@ -168,9 +219,16 @@ pub static FUNCTIONS: &[Function] = &[
             }
         },
     },
-    Function { name: "erfc", near: |x, _| core_math::erfc(x), correct: true, wide: |w, x, _| w.erfc(&x) },
+    Function {
+        name: "erfc",
+        single: Some(|x, _| core_math::erfcf(x)),
+        near: |x, _| core_math::erfc(x),
+        correct: true,
+        wide: |w, x, _| w.erfc(&x),
+    },
     Function {
         name: "sigmoid",
+        single: None,
         near: |x, _| {
             let e = core_math::exp(-x.abs());
             if x > 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
@@ -184,6 +242,7 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "softplus",
+        single: None,
         near: |x, _| if x.is_nan() { x } else { x.max(0.0) + core_math::log1p(core_math::exp(-x.abs())) },
         correct: false,
         wide: |w, x, _| {
@@ -194,6 +253,7 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "gelu",
+        single: None,
         near: |x, _| if x == f64::NEG_INFINITY { -0.0 } else { x * (0.5 * core_math::erfc(-x * FRAC_1_SQRT_2)) },
         correct: false,
         wide: |w, x, _| {
@@ -211,20 +271,24 @@ pub fn function(name: &str) -> Option<&'static Function> {
 }
 
 impl Function {
-    /// The error of `got` as the `f32` value of the function, in ULPs; infinite if a special value is wrong.
-    pub fn error_f32(&self, args: &[f32], got: f32) -> f64 {
+    /// The error of `got` as the `f32` value of the function, in ULPs: `None` if it is the correctly rounded value,
+    /// infinite if a special value is wrong.
+    pub fn error_f32(&self, args: &[f32], got: f32) -> Option<f64> {
         let second = args.get(1).copied().unwrap_or(0.0);
+        if self.single.is_some_and(|nearest| same(f64::from(nearest(args[0], second)), f64::from(got))) {
+            return None;
+        }
         let want = (self.near)(f64::from(args[0]), f64::from(second));
         let nearest = want as f32;
-        if same(f64::from(nearest), f64::from(got)) && (nearest == 0.0 || !nearest.is_finite()) {
-            return 0.0;
+        if same(f64::from(nearest), f64::from(got)) {
+            return None;
         }
         if wrong_kind(want, f64::from(got), f64::from(f32::MAX)) {
-            return f64::INFINITY;
+            return Some(f64::INFINITY);
         }
         let got = if got.is_infinite() { 2.0_f64.powi(128).copysign(want) } else { f64::from(got) };
         let exponent = ((want.abs().to_bits() >> 52) as i32 - 1023).max(-126);
-        (got - want).abs() / 2.0_f64.powi(exponent - 23)
+        Some((got - want).abs() / 2.0_f64.powi(exponent - 23))
     }
 
     /// The error of `got` as the `f64` value of the function, in ULPs: `None` if it is the correctly rounded value,
