@@ -105,7 +105,7 @@ fn gauss_sin(b: &mut Builder, v: &[Value]) -> Value {
 /// The sizes of a launch: outer, reduced, inner.
 type Shape = (usize, usize, usize);
 
-fn launch(kernel: &mut Kernel, (outer, reduced, inner): Shape) -> Launch {
+fn launch(kernel: &mut Kernel, (outer, reduced, inner): Shape, transposed: bool) -> Launch {
     let layouts = kernel
         .operands
         .iter()
@@ -132,6 +132,10 @@ fn launch(kernel: &mut Kernel, (outer, reduced, inner): Shape) -> Launch {
         inner: [inner].into_iter().collect(),
         layouts,
     };
+    if transposed {
+        let layout = &mut launch.layouts[1];
+        std::mem::swap(&mut layout.outer, &mut layout.inner);
+    }
     launch.canonicalize(kernel);
     let accesses: Vec<_> = launch.access(kernel).collect();
     for (operand, access) in kernel.operands.iter_mut().zip(accesses) {
@@ -180,7 +184,16 @@ fn input(dtype: DType, n: usize) -> AlignedBuffer {
     buffer
 }
 
-fn measure(name: &str, mut kernel: Kernel, shapes: &[Shape]) {
+fn measure(name: &str, kernel: Kernel, shapes: &[Shape]) {
+    measure_with(name, kernel, shapes, false);
+}
+
+/// The same with the second operand transposed; the shapes are squares.
+fn measure_transposed(name: &str, kernel: Kernel, shapes: &[Shape]) {
+    measure_with(name, kernel, shapes, true);
+}
+
+fn measure_with(name: &str, mut kernel: Kernel, shapes: &[Shape], transposed: bool) {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-'));
     if filter.is_some_and(|f| !name.contains(&f)) {
         return;
@@ -188,7 +201,7 @@ fn measure(name: &str, mut kernel: Kernel, shapes: &[Shape]) {
     let options = Options { verifier: false, ..Options::default() };
     let compiler = Compiler::new(options).expect("this host has a code generator");
     for shape in shapes {
-        let launch = launch(&mut kernel, *shape);
+        let launch = launch(&mut kernel, *shape, transposed);
         let compile = time(|| drop(compiler.compile(&kernel).expect("the kernel compiles")));
         let compiled = compiler.compile(&kernel).expect("the kernel compiles");
         let elements = shape.0 * shape.1 * shape.2;
@@ -254,6 +267,9 @@ fn main() {
         let less = |b: &mut Builder, v: &[Value]| b.lt(v[0], v[1]);
         measure(&format!("less {dtype}"), elementwise(dtype, 2, less), &flat[1..5]);
     }
+    let squares = [(100, 1, 100), (1000, 1, 1000), (4000, 1, 4000)];
+    let sum = |b: &mut Builder, v: &[Value]| b.add(v[0], v[1]);
+    measure_transposed("x + y.T f64", elementwise(DType::F64, 2, sum), &squares);
     let divide = |b: &mut Builder, v: &[Value]| b.div(v[0], v[1]);
     measure("divide i64", elementwise(DType::I64, 2, divide), &flat[1..4]);
     for n in [1000, 10_000, 100_000, 1_000_000, 10_000_000] {

@@ -71,6 +71,8 @@ struct StageInfo {
 const SHARE_FROM: f64 = 20_000.0;
 /// The nanoseconds of work that a chunk should be, at least and at most.
 const CHUNK: (f64, f64) = (10_000.0, 250_000.0);
+/// Rows and inner elements of a block with transposed operands.
+const TILE: usize = 128;
 /// Elements of a leaf of rows.
 const LEAF: usize = reduce::leaf(Nest::Rows);
 
@@ -218,8 +220,18 @@ impl Run<'_> {
         let long = row_cost > 4.0 * CHUNK.1 || (threads > 1 && rows < 4 * threads && row_cost > 2.0 * CHUNK.0);
         let packs = self.launch.inner.len() > 1;
         if !packs && compiled.analysis.splittable {
-            if cost <= 4.0 * CHUNK.1 && threads == 1 {
+            let tile = self.tile();
+            if cost <= 4.0 * CHUNK.1 && threads == 1 && tile >= self.inner {
                 return self.whole_rows(0, rows, (0, self.inner));
+            }
+            if tile < self.inner {
+                // Transposed operands: blocks of rows, tile by tile.
+                let block = rows.min(TILE);
+                let tiles = self.inner.div_ceil(tile);
+                return self.share(rows.div_ceil(block) * tiles, threads, |chunk| {
+                    let (first, begin) = (chunk / tiles * block, chunk % tiles * tile);
+                    self.whole_rows(first, (first + block).min(rows), (begin, (begin + tile).min(self.inner)))
+                });
             }
             // Chunks are rectangles: some rows by some inner elements, cut at a multiple of every lane count.
             let pieces = (row_cost / chunk_cost).ceil().max(1.0) as usize;
@@ -248,6 +260,17 @@ impl Run<'_> {
         self.share(rows.div_ceil(block), threads, |chunk| {
             self.whole_rows(chunk * block, (chunk * block + block).min(rows), (0, self.inner))
         })
+    }
+
+    /// How many inner elements to run at a time: fewer than all if an operand steps far along the inner loop but little
+    /// along the rows, so that the cache lines it touches serve several rows.
+    fn tile(&self) -> usize {
+        const LINE: usize = 64;
+        let transposed = self.launch.layouts.iter().any(|layout| match (layout.outer.last(), layout.inner.last()) {
+            (Some(row), Some(inner)) => inner.unsigned_abs() >= LINE && row.unsigned_abs() < LINE && *row != 0,
+            _ => false,
+        });
+        if transposed { self.inner.min(TILE) } else { self.inner }
     }
 
     /// Runs chunks on some threads, until one fails or the run is cancelled.

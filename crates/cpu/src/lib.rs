@@ -29,7 +29,7 @@ mod jit;
 mod launch;
 
 pub use jit::MemoryStats;
-pub use launch::{AlignedBuffer, BufferPool, RunOptions};
+pub use launch::{AlignedBuffer, BufferPool, Compiled, RunOptions};
 
 use clif::{Analysis, Target};
 use cranelift_codegen::Context;
@@ -38,7 +38,7 @@ use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
 use numfuse_core::kernel::{self, Kernel};
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// Why a kernel could not be compiled or run.
@@ -96,18 +96,18 @@ struct Shared {
 }
 
 /// A kernel with more instructions than this is compiled by the single-pass register allocator.
-const QUICK_INSTS: usize = 1500;
+const QUICK_INSTS: usize = 1000;
 
 thread_local! {
-    static CONTEXTS: RefCell<(Context, FunctionBuilderContext)> =
-        RefCell::new((Context::new(), FunctionBuilderContext::new()));
+    /// Cranelift's working memory, kept from one kernel to the next. A panic in Cranelift drops it.
+    static WORK: Cell<Option<Box<(Context, FunctionBuilderContext)>>> = const { Cell::new(None) };
 }
 
 impl Compiler {
     /// A compiler for this host.
     pub fn new(options: Options) -> Result<Compiler, Error> {
-        let isa = isa(options, "backtracking")?;
-        let quick = isa_quick(options)?;
+        let isa = isa_for(options, "backtracking")?;
+        let quick = isa_for(options, "single_pass")?;
         let target = Target::new(&*isa, options.vectorize);
         Ok(Compiler { shared: Arc::new(Shared { isa, quick, target }) })
     }
@@ -154,36 +154,22 @@ impl Compiler {
     ) -> Result<T, Error> {
         check(kernel)?;
         let isa = self.isa_for(kernel);
-        CONTEXTS.with(|contexts| {
-            // A panic inside Cranelift leaves the context in use; a fresh one then serves.
-            let mut fresh;
-            let mut kept;
-            let (context, builder) = match contexts.try_borrow_mut() {
-                Ok(borrowed) => {
-                    kept = borrowed;
-                    let (context, builder) = &mut *kept;
-                    (context, builder)
+        let mut work = WORK.take().unwrap_or_else(|| Box::new((Context::new(), FunctionBuilderContext::new())));
+        let (context, builder) = &mut *work;
+        context.clear();
+        context.set_disasm(disassemble);
+        let taken =
+            clif::build(kernel, analysis, self.shared.target, &mut context.func, builder, &**isa).and_then(|()| {
+                let compiled = context
+                    .compile(&**isa, &mut ControlPlane::default())
+                    .map_err(|e| Error::Internal(format!("{:?}\n{}\n{kernel}", e.inner, e.func)))?;
+                if !compiled.buffer.relocs().is_empty() {
+                    return Err(Error::Internal(format!("the code has relocations\n{kernel}")));
                 }
-                Err(_) => {
-                    fresh = (Context::new(), FunctionBuilderContext::new());
-                    (&mut fresh.0, &mut fresh.1)
-                }
-            };
-            context.clear();
-            context.set_disasm(disassemble);
-            clif::build(kernel, analysis, self.shared.target, &mut context.func, builder, &**isa).inspect_err(
-                |_| {
-                    *builder = FunctionBuilderContext::new();
-                },
-            )?;
-            let compiled = context
-                .compile(&**isa, &mut ControlPlane::default())
-                .map_err(|e| Error::Internal(format!("{:?}\n{}\n{kernel}", e.inner, e.func)))?;
-            if !compiled.buffer.relocs().is_empty() {
-                return Err(Error::Internal(format!("the code has relocations\n{kernel}")));
-            }
-            take(compiled.code_buffer(), compiled.vcode.as_deref().unwrap_or_default())
-        })
+                take(compiled.code_buffer(), compiled.vcode.as_deref().unwrap_or_default())
+            });
+        WORK.set(Some(work));
+        taken
     }
 }
 
@@ -192,11 +178,7 @@ fn check(kernel: &Kernel) -> Result<(), Error> {
     kernel::verify(kernel).map_err(|reason| Error::Internal(format!("{reason}\n{kernel}")))
 }
 
-fn isa_quick(options: Options) -> Result<OwnedTargetIsa, Error> {
-    isa(options, "single_pass")
-}
-
-fn isa(options: Options, regalloc: &str) -> Result<OwnedTargetIsa, Error> {
+fn isa_for(options: Options, regalloc: &str) -> Result<OwnedTargetIsa, Error> {
     let host = |reason: String| Error::Host(reason);
     let mut flags = settings::builder();
     // Bodies come numbered and folded, and the optimiser would only spread constants over the loop again.
@@ -221,5 +203,3 @@ fn isa(options: Options, regalloc: &str) -> Result<OwnedTargetIsa, Error> {
     }
     builder.finish(settings::Flags::new(flags)).map_err(|e| host(e.to_string()))
 }
-
-pub use launch::Compiled;

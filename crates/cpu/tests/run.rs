@@ -87,6 +87,19 @@ fn a_run_can_be_cancelled() {
 }
 
 #[test]
+fn an_output_may_be_an_input_of_the_same_layout() {
+    for (n, threads) in [(1, 1), (37, 1), (5000, 1), (1_000_000, 3)] {
+        let mut x: Vec<f64> = (0..n).map(f64::from).collect();
+        let pointer: *mut u8 = x.as_mut_ptr().cast();
+        let compiled = Compiler::new(Options::default()).unwrap().compile(&square(false)).unwrap();
+        let options = RunOptions { threads, ..RunOptions::default() };
+        // SAFETY: the array covers the launch, and both operands have the same layout and pointer.
+        unsafe { compiled.run(&line(n as usize, &[8, 8]), &[pointer, pointer], &[], &options) }.unwrap();
+        assert!(x.iter().enumerate().all(|(i, x)| *x == (i * i) as f64));
+    }
+}
+
+#[test]
 fn an_empty_sum_is_zero() {
     let mut arrays = [vec![], vec![7.0]];
     let mut kernel = square(true);
