@@ -16,6 +16,7 @@ const CALL: &str = "
     spot * normal1 - strike * exp(-rate * years) * normal2
 ";
 
+/// Runs the example.
 pub fn main() -> Result<(), numfuse::Error> {
     let n = 1_000_000;
     let between = |low: f64, high: f64, step: usize| -> Vec<f64> {

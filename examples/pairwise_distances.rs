@@ -16,6 +16,7 @@ fn peak() -> Option<usize> {
     Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? << 10)
 }
 
+/// Runs the example.
 pub fn main() -> Result<(), numfuse::Error> {
     let (n, dimensions) = (if cfg!(debug_assertions) { 1500 } else { 3000 }, 64);
     let point = |i: usize, j: usize| ((i * 31 + j * 17) % 101) as f64 / 101.0;

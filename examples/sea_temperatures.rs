@@ -6,6 +6,7 @@
 
 use numfuse::{Axis, Index, eval, evaluate, lazy, npy, vars};
 
+/// Runs the example.
 pub fn main() -> Result<(), numfuse::Error> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/");
     let sst = npy::read(format!("{data}nino12_sst.npy"))?;
