@@ -17,10 +17,10 @@ mod pool;
 pub use buffer::{AlignedBuffer, BufferPool};
 
 use crate::Error;
-use crate::clif::{Analysis, Call, OperandAt, STATE_WORD, operands_of};
+use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;
 use numfuse_core::kernel::reduce;
-use numfuse_core::kernel::{Access, Inst, Kernel, Nest, Operand, Reduction, Role, StageKind};
+use numfuse_core::kernel::{Access, Inst, Kernel, Nest, Operand, Prim, Reduction, Role, StageKind};
 use numfuse_core::launch::Launch;
 use smallvec::SmallVec;
 use std::sync::OnceLock;
@@ -113,14 +113,7 @@ impl Compiled {
                 StageInfo { kind: stage.kind, operands }
             })
             .collect();
-        let traffic: usize = kernel
-            .insts
-            .iter()
-            .filter(|data| !operands_of(&data.inst).is_empty() || matches!(data.inst, Inst::Load(_)))
-            .filter(|data| !matches!(data.inst, Inst::Prim(..)))
-            .map(|data| data.dtype.size())
-            .sum();
-        let cost = 0.1 + 0.15 * kernel.ops_per_element() as f64 + 0.05 * traffic as f64;
+        let cost = estimate(kernel);
         Compiled {
             code,
             nest: kernel.nest,
@@ -203,6 +196,26 @@ impl Compiled {
         }
         Ok(())
     }
+}
+
+/// Nanoseconds for an inner element, about: vectors of 16 bytes, and memory somewhere between cache and main memory.
+fn estimate(kernel: &Kernel) -> f64 {
+    let loops = kernel.stages.iter().filter(|stage| stage.kind == StageKind::Loop);
+    let mut cost = 0.05 + 0.1 * kernel.reductions.len() as f64;
+    for v in loops.flat_map(|stage| stage.values()) {
+        let dtype = kernel.dtype(v);
+        let size = dtype.size() as f64;
+        cost += match kernel.inst(v) {
+            Inst::Prim(Prim::Rem, _) => 4.0,
+            Inst::Prim(Prim::Div, _) if dtype.is_int() => 3.0,
+            Inst::Prim(Prim::Div | Prim::Sqrt, _) => 0.04 * size,
+            Inst::Prim(..) => 0.008 * size,
+            Inst::Load(_) | Inst::Store(..) => 0.02 * size,
+            Inst::ScratchLoad(_) | Inst::ScratchStore(..) => 0.005 * size,
+            Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) | Inst::Reduced(_) => 0.0,
+        };
+    }
+    cost
 }
 
 /// How many phases a kernel has; all of them.

@@ -194,6 +194,7 @@ fn isa_for(options: Options, regalloc: &str) -> Result<OwnedTargetIsa, Error> {
     ] {
         flags.set(name, value).map_err(|e| host(e.to_string()))?;
     }
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut, reason = "only x86 has more to enable"))]
     let mut builder = cranelift_native::builder_with_options(options.host_features).map_err(|e| host(e.to_owned()))?;
     #[cfg(target_arch = "x86_64")]
     if !options.host_features && std::arch::is_x86_feature_detected!("sse4.2") {
