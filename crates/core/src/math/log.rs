@@ -50,13 +50,20 @@ impl<'s> Split<'s> {
 
     /// Of `x.high + x.low`, a normal number.
     fn of_pair(x: Pair<'s>) -> Split<'s> {
+        Split::of_sum(x, None)
+    }
+
+    /// Of `x.high + x.low + rest`, a normal number.
+    fn of_sum(x: Pair<'s>, rest: Option<Real<'s>>) -> Split<'s> {
         let distance = x.high.bits() + (2048_u64 << 52).wrapping_sub(SQRT_HALF);
         let k = (distance.shr(52) | 0x4330_0000_0000_0000).real() + -BIAS;
         let m = ((distance & MANTISSA) + SQRT_HALF).real();
         // 2^(1-k), which is 0 instead of subnormal for the largest numbers, whose low part does not matter.
         let scale = (distance & !MANTISSA).constant((2048 + 1024) << 52) - (distance & !MANTISSA);
-        let f = fast_two_sum(m - 1.0, x.low * 0.5 * scale.real());
-        Split { k, f: f.high, f_low: Some(f.low) }
+        let scale = scale.real() * 0.5;
+        let f = fast_two_sum(m - 1.0, x.low * scale);
+        let f_low = rest.map_or(f.low, |rest| rest.fma(scale, f.low));
+        Split { k, f: f.high, f_low: Some(f_low) }
     }
 
     /// `f^2/2`, and `log(1 + f) - f + f^2/2`.
@@ -172,14 +179,14 @@ pub fn softplus(b: &mut Builder, args: &[Value]) -> Value {
                 let m = e.significand();
                 let [s, t] = e.scales();
                 let u = fast_two_sum(x.constant(1.0), m.high * s * t);
-                let split = Split::of_pair(Pair { high: u.high, low: u.low + m.low * s * t });
+                let split = Split::of_sum(u, Some(m.low * s * t));
                 let (half_square, rest) = split.terms();
-                // k is 0 or 1 here. Below 2^-60 the logarithm is e itself, whose own rounding then comes last.
+                // k is 0 or 1 here. Below 2^-54 the logarithm is e itself, whose own rounding then comes last.
                 let sum = fast_two_sum(split.k * LN_2_CUT, split.f);
                 let low = sum.low - (half_square - split.k.fma(LN_2_REST, rest));
                 let total = two_sum(linear, sum.high);
                 let y = total.high + (total.low + low);
-                x.lt(-45.0).select((m.high + m.low) * s * t, y)
+                x.lt(-38.0).select((m.high + m.low) * s * t, y)
             }
             Goal::Single => {
                 let e = Exponential::of(minus_ax.clamp(-150.0, 0.0), goal).normal(goal);
