@@ -45,8 +45,8 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no code generator for this host. The interpreter still works.
-    #[error("no native code on this host: {0}")]
+    /// There is no code generator for this host, or the kernel is too much for it. The interpreter still works.
+    #[error("no native code: {0}")]
     Host(String),
     /// The system does not let this process execute memory. The interpreter still works.
     #[error("executable memory is refused: {0}")]
@@ -97,6 +97,9 @@ struct Shared {
 
 /// A kernel with more instructions than this is compiled by the single-pass register allocator.
 const QUICK_INSTS: usize = 1000;
+
+/// A kernel may take so many bytes of its thread's stack: there are threads with little.
+const FRAME_LIMIT: u32 = 256 << 10;
 
 thread_local! {
     /// Cranelift's working memory, kept from one kernel to the next. A panic in Cranelift drops it.
@@ -165,6 +168,10 @@ impl Compiler {
                     .map_err(|e| Error::Internal(format!("{:?}\n{}\n{kernel}", e.inner, e.func)))?;
                 if !compiled.buffer.relocs().is_empty() {
                     return Err(Error::Internal(format!("the code has relocations\n{kernel}")));
+                }
+                let frame = compiled.buffer.frame_layout().map_or(0, |layout| layout.frame_to_fp_offset);
+                if frame > FRAME_LIMIT {
+                    return Err(Error::Host(format!("a kernel would take {frame} bytes of stack")));
                 }
                 take(compiled.code_buffer(), compiled.vcode.as_deref().unwrap_or_default())
             });

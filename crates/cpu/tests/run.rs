@@ -165,16 +165,15 @@ fn one_kernel_serves_many_threads() {
     });
 }
 
-#[test]
-fn long_bodies_compile_and_run() {
-    // A chain, and many values that live to the end: more than registers, and frames beyond a page.
+/// A chain of `n` values, all of which live to the end.
+fn long(n: u32) -> Kernel {
     let mut b = Builder::kernel(Nest::Rows);
     let x = b.operand(DType::F64, Role::In, Level::Inner);
     let out = b.operand(DType::F64, Role::Out, Level::Inner);
     b.stage(StageKind::Loop);
     let x = b.load(x);
     let mut all = vec![x];
-    for i in 0..3000 {
+    for i in 0..n {
         let last = all[all.len() - 1];
         let c = b.float(DType::F64, 1.0 + f64::from(i) * 1e-3);
         let next = if i % 3 == 0 { b.add(last, c) } else { b.mul(last, c) };
@@ -186,7 +185,13 @@ fn long_bodies_compile_and_run() {
         sum = b.sub(*v, sum);
     }
     b.store(out, sum);
-    let kernel = b.finish();
+    b.finish()
+}
+
+#[test]
+fn long_bodies_compile_and_run() {
+    // More values than registers, and a frame beyond a page.
+    let kernel = long(3000);
     let n = 11;
     let mut bytes = vec![0; 8 * n];
     for i in 0..n {
@@ -197,6 +202,13 @@ fn long_bodies_compile_and_run() {
     case.prepare();
     let mode = Mode { vectorize: true, host_features: true, threads: 1, shared: false };
     case.check(&Compilers::new(), &[mode, Mode { vectorize: false, ..mode }], "a long body");
+}
+
+#[test]
+fn a_body_that_needs_too_much_stack_is_refused() {
+    let compiler = Compiler::new(Options { verifier: false, ..Options::default() }).unwrap();
+    let error = compiler.compile(&long(20_000)).unwrap_err();
+    assert!(matches!(error, Error::Host(_)), "{error}");
 }
 
 #[test]
