@@ -9,7 +9,7 @@
 //! * A weak node is a literal, a size, a weak input, or computed from such alone; its dtype is bool, i64 or f64.
 //!
 //! The methods that make nodes take the user's view (any dtypes, negative axes) and return a diagnostic when it is
-//! wrong; `lang` and the facade add the place. The printed form ([`print`]) reads back ([`parse`]).
+//! wrong; `lang` and the facade add the place. The printed form ([`mod@print`]) reads back ([`parse`]).
 
 pub mod parse;
 pub mod print;
