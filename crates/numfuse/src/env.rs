@@ -24,11 +24,23 @@ pub struct Env<'a> {
 
 impl<'a> Env<'a> {
     /// No names.
+    #[inline]
     pub fn new() -> Env<'a> {
         Env::default()
     }
 
+    /// Binds names to arrays: what [`vars!`](crate::vars) expands to.
+    #[inline]
+    pub fn of<const N: usize>(vars: [(&'a str, ArrayRef<'a>); N]) -> Env<'a> {
+        let mut env = Env::new();
+        for (name, array) in vars {
+            env.bind(Cow::Borrowed(name), array);
+        }
+        env
+    }
+
     /// Binds a name, as part of a chain.
+    #[inline]
     #[must_use]
     pub fn with(mut self, name: impl Into<Cow<'a, str>>, array: &'a (impl AsArrayRef + ?Sized)) -> Env<'a> {
         self.insert(name, array);
@@ -36,8 +48,13 @@ impl<'a> Env<'a> {
     }
 
     /// Binds a name; the array that it was bound to before goes away.
+    #[inline]
     pub fn insert(&mut self, name: impl Into<Cow<'a, str>>, array: &'a (impl AsArrayRef + ?Sized)) {
-        let (name, array) = (name.into(), array.as_array_ref());
+        self.bind(name.into(), array.as_array_ref());
+    }
+
+    #[inline]
+    fn bind(&mut self, name: Cow<'a, str>, array: ArrayRef<'a>) {
         match self.vars.iter_mut().find(|(n, _)| *n == name) {
             Some((_, bound)) => *bound = array,
             None => self.vars.push((name, array)),
@@ -82,7 +99,10 @@ impl<'a> Env<'a> {
 #[macro_export]
 macro_rules! vars {
     ($($name:ident $(: $value:expr)?),* $(,)?) => {
-        $crate::Env::new()$(.with(stringify!($name), $crate::vars!(@value $name $(: $value)?)))*
+        $crate::Env::of([$((
+            ::core::stringify!($name),
+            $crate::AsArrayRef::as_array_ref($crate::vars!(@value $name $(: $value)?)),
+        )),*])
     };
     (@value $name:ident) => { &$name };
     (@value $name:ident : $value:expr) => { &$value };

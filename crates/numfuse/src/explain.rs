@@ -188,7 +188,8 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
         before.clone_from(&text);
         stages.push((stage, if same { "unchanged".to_owned() } else { text }));
     }
-    let sizes = plan.graph.dims.sizes(&symbols.clone().unwrap_or_else(|| vec![SOME_SIZE; plan.graph.dims.symbol_count()]));
+    let sizes =
+        plan.graph.dims.sizes(&symbols.clone().unwrap_or_else(|| vec![SOME_SIZE; plan.graph.dims.symbol_count()]));
     let known = symbols.is_some().then_some(sizes.as_slice());
     stages.push((Stage::Plan, plan_text(&plan, known)));
 
@@ -264,7 +265,8 @@ pub fn plan_text(plan: &Plan, sizes: Option<&[u64]>) -> String {
         };
         let operations = step.kernel.ops_per_element();
         let loops = step.kernel.stages.iter().filter(|s| s.kind == StageKind::Loop).count();
-        let each = if step.domain.is_empty() { String::new() } else { format!(" for each of {}", dims.display(&step.domain)) };
+        let each =
+            if step.domain.is_empty() { String::new() } else { format!(" for each of {}", dims.display(&step.domain)) };
         let passes = if loops > 1 { format!(", in {loops} passes over a row") } else { String::new() };
         let _ = writeln!(
             text,
@@ -275,14 +277,23 @@ pub fn plan_text(plan: &Plan, sizes: Option<&[u64]>) -> String {
         if let Some(sizes) = sizes {
             let moved = |role: Role| buffers(role).into_iter().map(|b| bytes(b, sizes)).fold(0, u64::saturating_add);
             let total = count(&step.domain, sizes).saturating_mul(operations as u64);
-            let _ = writeln!(text, "    in all {total} operations, {} bytes in, {} bytes out", moved(Role::In), moved(Role::Out));
+            let _ = writeln!(
+                text,
+                "    in all {total} operations, {} bytes in, {} bytes out",
+                moved(Role::In),
+                moved(Role::Out)
+            );
         }
     }
     let temps: Vec<BufferId> = (0..plan.buffers.len() as u32)
         .map(BufferId)
         .filter(|b| plan.buffers[b.index()].kind == BufferKind::Temp)
         .collect();
-    let list = if temps.is_empty() { "none".to_owned() } else { temps.iter().map(|b| typed(*b)).collect::<Vec<_>>().join(", ") };
+    let list = if temps.is_empty() {
+        "none".to_owned()
+    } else {
+        temps.iter().map(|b| typed(*b)).collect::<Vec<_>>().join(", ")
+    };
     let _ = write!(text, "temporaries: {list}");
     if let (Some(sizes), false) = (sizes, temps.is_empty()) {
         let _ = write!(text, " ({} bytes)", temps.iter().map(|b| bytes(*b, sizes)).fold(0, u64::saturating_add));
@@ -307,7 +318,9 @@ fn requirement(plan: &Plan, kind: &ConstraintKind) -> String {
         ConstraintKind::Equal(a, b) => format!("{} == {}", show(a), show(b)),
         ConstraintKind::One(d) => format!("{} == 1", show(d)),
         ConstraintKind::InRange(d, index) => format!("index {index} in range of {}", show(d)),
-        ConstraintKind::NonEmpty(list, name) => format!("{} > 0, for `{name}`", list.iter().map(show).collect::<Vec<_>>().join(" * ")),
+        ConstraintKind::NonEmpty(list, name) => {
+            format!("{} > 0, for `{name}`", list.iter().map(show).collect::<Vec<_>>().join(" * "))
+        }
     }
 }
 
@@ -322,7 +335,8 @@ mod tests {
         assert_eq!(input.shape.as_slice(), [Size::Named("n".into()), Size::Fixed(3), Size::Unknown]);
         assert!(declaration("k:float64").unwrap().shape.is_empty());
         assert!(declaration("k:i8[]").unwrap().shape.is_empty());
-        for bad in ["a", "a:", ":f32", "a:f31", "a:f32[", "a:f32[n m]", "a:f32[-1]", "a:f32[,]", "a b:f32", "a:f32[9x]"] {
+        for bad in ["a", "a:", ":f32", "a:f31", "a:f32[", "a:f32[n m]", "a:f32[-1]", "a:f32[,]", "a b:f32", "a:f32[9x]"]
+        {
             assert_eq!(declaration(bad).unwrap_err().code(), Code::Arguments, "{bad}");
         }
         assert!(declaration(&format!("a:f32[{}]", ["1"; 33].join(","))).is_err());

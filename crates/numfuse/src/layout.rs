@@ -69,6 +69,15 @@ pub(crate) fn reach_of(place: &Strided, dtype: DType) -> Result<(isize, isize)> 
     reach(dims, dtype.size()).ok_or_else(|| overflow().why("its extent in bytes overflows").into())
 }
 
+/// [`reach_of`] an array that is there: that it does not overflow was checked when it was made.
+pub(crate) fn extent(place: &Strided, dtype: DType) -> (isize, isize) {
+    if place.shape.contains(&0) {
+        return (0, 0);
+    }
+    let dims = place.shape.iter().map(|n| *n as usize).zip(place.strides.iter().copied());
+    reach(dims, dtype.size()).unwrap_or((0, 0))
+}
+
 /// As [`reach_of`], of dimensions that are not 0; none if it overflows.
 pub(crate) fn reach(dims: impl Iterator<Item = (usize, isize)>, size: usize) -> Option<(isize, isize)> {
     let (mut low, mut high) = (0isize, size as isize);

@@ -12,7 +12,7 @@
 
 use crate::element::Element;
 use crate::error::{Error, Result, cpu_error};
-use crate::layout::{is_row_major, overlap, place, reach, reach_of, shaped, span, vector};
+use crate::layout::{extent, is_row_major, overlap, place, reach, reach_of, shaped, span, vector};
 use numfuse_core::diagnostic::Code;
 use numfuse_core::dtype::DType;
 use numfuse_core::interp;
@@ -22,6 +22,7 @@ use numfuse_core::literal::Literal;
 use numfuse_core::plan::{Bound, BufferId, Strided};
 use numfuse_cpu::{AlignedBuffer, BufferPool, Compiled, RunOptions};
 use smallvec::SmallVec;
+use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -71,6 +72,7 @@ unsafe impl Sync for ArrayMut<'_> {}
 
 impl<'a> ArrayRef<'a> {
     /// A slice as an array of rank 1.
+    #[inline]
     pub fn from_slice<T: Element>(slice: &'a [T]) -> ArrayRef<'a> {
         ArrayRef {
             data: Data::Memory(slice.as_ptr().cast()),
@@ -108,7 +110,12 @@ impl<'a> ArrayRef<'a> {
     #[cfg(feature = "ndarray")]
     pub fn from_ndarray<T: Element, D: ndarray::Dimension>(view: ndarray::ArrayView<'a, T, D>) -> ArrayRef<'a> {
         let data = Data::Memory(view.as_ptr().cast());
-        ArrayRef { data, dtype: T::DTYPE, place: crate::layout::nd_place::<T>(view.shape(), view.strides()), life: PhantomData }
+        ArrayRef {
+            data,
+            dtype: T::DTYPE,
+            place: crate::layout::nd_place::<T>(view.shape(), view.strides()),
+            life: PhantomData,
+        }
     }
 
     /// An array from its parts: for other languages' arrays.
@@ -246,6 +253,7 @@ impl<'a> ArrayRef<'a> {
 
 impl<'a> ArrayMut<'a> {
     /// A slice as an array of rank 1.
+    #[inline]
     pub fn from_slice<T: Element>(slice: &'a mut [T]) -> ArrayMut<'a> {
         let place = vector(slice.len(), size_of::<T>());
         ArrayMut { first: slice.as_mut_ptr().cast(), dtype: T::DTYPE, place, life: PhantomData }
@@ -264,7 +272,12 @@ impl<'a> ArrayMut<'a> {
     #[cfg(feature = "ndarray")]
     pub fn from_ndarray<T: Element, D: ndarray::Dimension>(mut view: ndarray::ArrayViewMut<'a, T, D>) -> ArrayMut<'a> {
         let first = view.as_mut_ptr().cast();
-        ArrayMut { first, dtype: T::DTYPE, place: crate::layout::nd_place::<T>(view.shape(), view.strides()), life: PhantomData }
+        ArrayMut {
+            first,
+            dtype: T::DTYPE,
+            place: crate::layout::nd_place::<T>(view.shape(), view.strides()),
+            life: PhantomData,
+        }
     }
 
     /// The elements as a slice, if they are of this type, aligned, and in row-major order without gaps.
@@ -422,6 +435,15 @@ pub(crate) struct Memory {
     len: usize,
 }
 
+/// Buffers up to this size have it, and each thread keeps a few: aligned ones cost the allocator more than a small
+/// evaluation does.
+const SMALL: usize = 1 << 10;
+const SMALL_KEPT: usize = 16;
+
+thread_local! {
+    static SMALL_ONES: RefCell<Vec<AlignedBuffer>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Buffers from this size on are kept for the next evaluation; the allocator is good at smaller ones.
 const POOLED: usize = 64 << 10;
 static POOL: BufferPool = BufferPool::new(512 << 20);
@@ -429,7 +451,14 @@ static POOL: BufferPool = BufferPool::new(512 << 20);
 impl Memory {
     /// Memory that is not initialised: who hands it out has written all of it. Debug builds fill it with a pattern.
     pub fn uninit(len: usize) -> Result<Memory> {
-        let buffer = if len >= POOLED { POOL.take(len) } else { AlignedBuffer::uninit(len) };
+        let buffer = match len {
+            0..=SMALL => match SMALL_ONES.try_with(|kept| kept.borrow_mut().pop()) {
+                Ok(Some(buffer)) => Ok(buffer),
+                Ok(None) | Err(_) => AlignedBuffer::uninit(SMALL),
+            },
+            POOLED.. => POOL.take(len),
+            _ => AlignedBuffer::uninit(len),
+        };
         let mut memory = Memory { buffer: Some(buffer.map_err(cpu_error)?), len };
         if cfg!(debug_assertions) {
             memory.filled_with(0xA5);
@@ -474,10 +503,17 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take()
-            && buffer.len() >= POOLED
-        {
+        let Some(buffer) = self.buffer.take() else { return };
+        if buffer.len() >= POOLED {
             POOL.give(buffer);
+        } else if buffer.len() == SMALL {
+            // While a thread ends there is no list any more.
+            let _ = SMALL_ONES.try_with(|kept| {
+                let mut kept = kept.borrow_mut();
+                if kept.len() < SMALL_KEPT {
+                    kept.push(buffer);
+                }
+            });
         }
     }
 }
@@ -649,14 +685,13 @@ impl<'a> Frame<'a> {
                 std::ptr::from_mut(cell).cast()
             }
         };
-        // The extent was found not to overflow when the array was made.
-        let (low, high) = reach_of(&input.place, input.dtype).unwrap_or((0, 0));
+        let (low, high) = extent(&input.place, input.dtype);
         self.windows.push(Window { first, low, high, writable: false });
     }
 
     /// The next buffer is an output.
     pub fn push_output(&mut self, output: ArrayMut<'a>) {
-        let (low, high) = reach_of(&output.place, output.dtype).unwrap_or((0, 0));
+        let (low, high) = extent(&output.place, output.dtype);
         self.windows.push(Window { first: output.first, low, high, writable: true });
     }
 

@@ -5,7 +5,7 @@ use super::run::{self, Results};
 use super::{CancelToken, Shared};
 use crate::array::Array;
 use crate::env::{Env, Outputs};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::view::ArrayRef;
 use numfuse_core::diagnostic::{Code, Diagnostic, suggest};
 use smallvec::SmallVec;
@@ -61,9 +61,8 @@ impl<A> Kernel<A> {
     /// # Errors
     /// As [`Kernel::run`], and if it was cancelled.
     pub fn run_with(&self, env: &Env<'_>, token: Option<&CancelToken>) -> Result<A> {
-        let inputs = gather(&self.program, env)?;
-        let inputs: SmallVec<[&ArrayRef<'_>; 3]> = inputs.iter().map(AsRef::as_ref).collect();
-        Ok((self.collect)(run::run(&self.shared, &self.program, &inputs, token)?))
+        let run = |inputs: &[&ArrayRef<'_>]| run::run(&self.shared, &self.program, inputs, token);
+        with_inputs(&self.program, env, run).map(self.collect)
     }
 
     /// Evaluates the expression into arrays of the caller, one for each result: `&mut out`, or a tuple or vector.
@@ -87,40 +86,33 @@ impl<A> Kernel<A> {
         outputs: impl Outputs<'o>,
         token: Option<&CancelToken>,
     ) -> Result<()> {
-        let inputs = gather(&self.program, env)?;
-        let inputs: SmallVec<[&ArrayRef<'_>; 3]> = inputs.iter().map(AsRef::as_ref).collect();
-        run::run_into(&self.shared, &self.program, &inputs, outputs.into_arrays(), token)
+        with_inputs(&self.program, env, |inputs| {
+            run::run_into(&self.shared, &self.program, inputs, outputs.into_arrays(), token)
+        })
     }
 }
 
-/// An input as it was given, or converted: a plain number takes the dtype of the scalar that it is given for.
-enum Given<'e, 'a> {
-    Bound(&'e ArrayRef<'a>),
-    Converted(ArrayRef<'static>),
-}
-
-impl<'e, 'a> AsRef<ArrayRef<'e>> for Given<'e, 'a> {
-    fn as_ref(&self) -> &ArrayRef<'e> {
-        match self {
-            Given::Bound(array) => array,
-            Given::Converted(array) => array,
-        }
-    }
-}
-
-/// The arrays of the program's inputs, in order.
-fn gather<'e, 'a>(program: &Program, env: &'e Env<'a>) -> Result<SmallVec<[Given<'e, 'a>; 3]>> {
-    let mut inputs = SmallVec::new();
+/// Calls `then` with the arrays of the program's inputs, in order.
+fn with_inputs<T>(program: &Program, env: &Env<'_>, then: impl FnOnce(&[&ArrayRef<'_>]) -> Result<T>) -> Result<T> {
+    let mut inputs: SmallVec<[&ArrayRef<'_>; 3]> = SmallVec::new();
     for (i, input) in program.inputs.iter().enumerate() {
+        let Some(array) = env.get_near(i, &input.name) else { return Err(missing(&input.name, env)) };
+        let same = array.dtype() == input.dtype && array.is_weak() == input.weak;
+        if !same || array.shape().len() != input.shape.len() {
+            let converted = convert(program, env)?;
+            return then(&converted.iter().collect::<SmallVec<[&ArrayRef<'_>; 3]>>());
+        }
+        inputs.push(array);
+    }
+    then(&inputs)
+}
+
+/// The arrays of the program's inputs, where a plain number takes the dtype of the scalar that it is given for.
+fn convert<'a>(program: &Program, env: &Env<'a>) -> Result<Vec<ArrayRef<'a>>> {
+    let mut inputs = Vec::with_capacity(program.inputs.len());
+    for input in &program.inputs {
         let name = &input.name;
-        let Some(array) = env.get_near(i, name) else {
-            let error = Diagnostic::new(Code::MissingInput, format!("input `{name}` is missing"));
-            return Err(match suggest(name, env.names()) {
-                Some(near) => error.hint(format!("did you mean `{name}` by `{near}`?")),
-                None => error,
-            }
-            .into());
-        };
+        let array = env.get(name).ok_or_else(|| missing(name, env))?;
         let wrong = |title: String, why: String| Err(Diagnostic::new(Code::InputMismatch, title).why(why).into());
         let rank = |n: usize| if n == 1 { "1 dimension".to_owned() } else { format!("{n} dimensions") };
         if array.shape().len() != input.shape.len() {
@@ -128,9 +120,9 @@ fn gather<'e, 'a>(program: &Program, env: &'e Env<'a>) -> Result<SmallVec<[Given
             return wrong(title, format!("it was declared with {}", rank(input.shape.len())));
         }
         inputs.push(if array.dtype() == input.dtype && array.is_weak() == input.weak {
-            Given::Bound(array)
+            array.clone()
         } else if let (true, Some(number)) = (array.is_weak() && !input.weak, array.get(&[])) {
-            Given::Converted(ArrayRef::from_literal(number.cast(input.dtype), false))
+            ArrayRef::from_literal(number.cast(input.dtype), false)
         } else {
             return wrong(
                 format!("input `{name}` is of {}", array.dtype()),
@@ -139,4 +131,13 @@ fn gather<'e, 'a>(program: &Program, env: &'e Env<'a>) -> Result<SmallVec<[Given
         });
     }
     Ok(inputs)
+}
+
+fn missing(name: &str, env: &Env<'_>) -> Error {
+    let error = Diagnostic::new(Code::MissingInput, format!("input `{name}` is missing"));
+    match suggest(name, env.names()) {
+        Some(near) => error.hint(format!("did you mean `{name}` by `{near}`?")),
+        None => error,
+    }
+    .into()
 }

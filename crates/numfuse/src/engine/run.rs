@@ -99,12 +99,12 @@ fn steps(
     {
         // The plan has one buffer for each input and at most one for each output.
         let twice = || Error::new(Code::Internal, "a plan with two buffers for one array");
-        let mut cells: SmallVec<[Option<&mut u64>; 4]> = cells.iter_mut().map(Some).collect();
+        let mut cells = cells.iter_mut();
         let mut outputs: SmallVec<[Option<&mut ArrayMut<'_>>; 2]> = outputs.iter_mut().map(Some).collect();
         let mut frame = Frame::new();
         for slot in &call.buffers {
             match *slot {
-                Slot::Input(n) => frame.push_input(inputs[n as usize], cells[n as usize].take().ok_or_else(twice)?),
+                Slot::Input(n) => frame.push_input(inputs[n as usize], cells.next().ok_or_else(twice)?),
                 Slot::Output(n) => frame.push_output(outputs[n as usize].take().ok_or_else(twice)?.reborrow()),
                 Slot::Temp { offset, len } => match &arena {
                     Some(arena) => frame.push_temp(arena, offset, len)?,
