@@ -33,6 +33,7 @@
 mod builder;
 pub mod lower;
 mod print;
+pub mod rare;
 pub mod reduce;
 mod verify;
 

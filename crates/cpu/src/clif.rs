@@ -33,7 +33,9 @@ use crate::Error;
 use cranelift_codegen::ir::{self, AbiParam, Block, InstBuilder, MemFlagsData, SigRef, Signature, Type, types};
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use numfuse_core::kernel::rare::rare;
 use numfuse_core::kernel::{Access, Inst, Kernel, Level, Nest, Prim, Stage, StageKind, Value};
+use rustc_hash::FxHashSet;
 use std::mem::offset_of;
 
 /// Where an operand is, for one call.
@@ -96,6 +98,8 @@ pub(crate) struct Target {
     pub fma: bool,
     /// Rounding to integers.
     pub round: bool,
+    /// Vector instructions take memory operands at any address.
+    pub unaligned: bool,
     /// How `extern "C"` functions are called.
     pub call_conv: CallConv,
     /// Whether to use vectors.
@@ -110,6 +114,7 @@ impl Target {
         Target {
             fma: !x86 || (flag("has_fma") && flag("has_avx")),
             round: !x86 || flag("has_sse41"),
+            unaligned: !x86 || flag("has_avx"),
             call_conv: isa.default_call_conv(),
             // Older hosts have no byte shuffle; Cranelift would call a function for it.
             vectorize: vectorize && (!x86 || (flag("has_ssse3") && flag("has_sse41"))),
@@ -197,7 +202,8 @@ pub(crate) fn lanes_for(kernel: &Kernel, stage: usize, target: &Target) -> usize
     let mut ops = 0;
     let mut scalarised = 0;
     let range = &kernel.stages[stage];
-    for v in range.values() {
+    let rare: FxHashSet<Value> = rare(kernel, stage).into_iter().flat_map(|rare| rare.needed).collect();
+    for v in range.values().filter(|v| !rare.contains(v)) {
         widest = widest.max(kernel.dtype(v).size());
         if let Inst::Prim(prim, args) = kernel.inst(v) {
             ops += 1;

@@ -6,7 +6,8 @@
 //! them up in, and they are selected by the exponent, halving the table five times. Products are exact with [`Real::fma`],
 //! sums with [`two_sum`]: the double nearest a multiple of `pi/2` is 2^-61 away from it, and still has a full result.
 //!
-//! The instructions depend on `x` alone and nothing else uses them: a back end may skip them when no lane is huge.
+//! Nothing but the selections of [`super::trig`] uses the results, so that [`crate::kernel::rare`] finds the
+//! instructions, and a back end can skip them where no argument is huge.
 
 use super::exp::ROUNDER;
 use super::real::{Goal, Pair, Real, fast_two_sum, two_product, two_sum};

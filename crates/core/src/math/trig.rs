@@ -42,7 +42,8 @@ impl<'s> Reduced<'s> {
             }
             Goal::Single => Pair { high: n.fma(-FRAC_PI_2_LOW, head), low: x.constant(0.0) },
         };
-        // All that follows up to the selections is needed for huge arguments only.
+        let quadrant = shifted.bits();
+        // A back end may skip what only huge arguments need: see `kernel::rare`, which wants the selections last.
         let huge = payne_hanek::reduce(x, goal);
         let is_huge = x.abs().ge(HUGE);
         let high = is_huge.select(huge.t.high, t.high);
@@ -50,7 +51,7 @@ impl<'s> Reduced<'s> {
             Goal::Double => is_huge.select(huge.t.low, t.low),
             Goal::Single => t.low,
         };
-        Reduced { t: Pair { high, low }, quadrant: is_huge.select_bits(huge.quadrant, shifted.bits()) }
+        Reduced { t: Pair { high, low }, quadrant: is_huge.select_bits(huge.quadrant, quadrant) }
     }
 
     /// `sin t` as an unevaluated sum.

@@ -1,13 +1,14 @@
 //! The bodies of loops and row stages: where operands lie, what is the same for all elements, and the instructions.
 
 use super::scalar::scalar_type;
-use super::vector::{Lanes, Vector};
+use super::vector::{Lanes, Vector, part_count, vector_type};
 use super::{Analysis, Gen, field, operands_of};
 use cranelift_codegen::ir::{self, InstBuilder, MemFlagsData, types};
 use numfuse_core::dtype::DType;
+use numfuse_core::kernel::rare::{Rare, rare};
 use numfuse_core::kernel::{Access, Body, Inst, Kernel, Prim, Value};
 use numfuse_core::literal::Literal;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 /// A value that is the same for all elements of a loop.
@@ -36,6 +37,10 @@ pub(super) struct Loop<'k> {
     scratch: FxHashMap<u32, ir::Value>,
     uniforms: FxHashMap<Value, Uniform>,
     splats: FxHashMap<Value, Vector>,
+    /// Work that the vector body jumps over if no lane needs it, by the first of its selections.
+    rare: FxHashMap<Value, Rare>,
+    /// The instructions that are emitted with that work.
+    deferred: FxHashSet<Value>,
     /// Column kernels: the states of each reduction's result, for the last stage.
     pub reduced: Vec<ir::Value>,
 }
@@ -61,6 +66,8 @@ impl<'k> Loop<'k> {
             scratch: FxHashMap::default(),
             uniforms: FxHashMap::default(),
             splats: FxHashMap::default(),
+            rare: FxHashMap::default(),
+            deferred: FxHashSet::default(),
             reduced: Vec::new(),
         };
         let range = kernel.stages[stage].start..kernel.stages[stage].end;
@@ -121,6 +128,14 @@ impl<'k> Loop<'k> {
                 _ => {}
             }
         }
+        for mut rare in rare(kernel, stage) {
+            if rare.selects.iter().any(|s| it.uniforms.contains_key(s)) || it.uniforms.contains_key(&rare.condition) {
+                continue;
+            }
+            rare.needed.retain(|v| !it.uniforms.contains_key(v));
+            it.deferred.extend(rare.needed.iter().chain(&rare.selects));
+            it.rare.insert(rare.selects[0], rare);
+        }
         it
     }
 
@@ -136,7 +151,9 @@ impl<'k> Loop<'k> {
     pub fn splat_uniforms(&mut self, g: &mut Gen<'_>) {
         let kernel = self.kernel;
         let mut wanted = Vec::new();
-        for v in kernel.stages[self.stage].values().filter(|v| !self.uniforms.contains_key(v)) {
+        let needed: FxHashSet<Value> = self.rare.values().flat_map(|rare| rare.needed.iter().copied()).collect();
+        let everywhere = |v: &Value| !self.uniforms.contains_key(v) && !needed.contains(v);
+        for v in kernel.stages[self.stage].values().filter(everywhere) {
             let inst = kernel.inst(v);
             let shift = matches!(inst, Inst::Prim(Prim::Shl | Prim::Shr, _));
             wanted.extend(operands_of(inst).iter().enumerate().filter(|(i, _)| !shift || *i == 0).map(|(_, v)| *v));
@@ -159,17 +176,16 @@ impl<'k> Loop<'k> {
     pub fn vector_body(&self, g: &mut Gen<'_>, index: ir::Value, lanes: usize) -> VectorValues {
         let kernel = self.kernel;
         let stage = &kernel.stages[self.stage];
-        let mut values = VectorValues { start: stage.start, values: Vec::with_capacity(stage.values().count()) };
+        let mut values = VectorValues { start: stage.start, values: vec![None; stage.values().count()] };
         let mut offsets = Offsets { index, scaled: [None; 4] };
         for v in stage.values() {
+            if let Some(rare) = self.rare.get(&v) {
+                self.rare_vectors(g, &mut values, rare, lanes);
+            }
             let dtype = kernel.dtype(v);
             let vector = match kernel.inst(v) {
-                _ if self.uniforms.contains_key(&v) => None,
-                Inst::Prim(prim, args) => {
-                    let args: SmallVec<[Lanes; 3]> = args.iter().map(|a| self.lanes(g, &values, *a)).collect();
-                    let args: SmallVec<[&Lanes; 3]> = args.iter().collect();
-                    Some(g.vector_prim(*prim, dtype, operand_dtype(kernel, v), lanes, &args))
-                }
+                _ if self.uniforms.contains_key(&v) || self.deferred.contains(&v) => continue,
+                Inst::Prim(..) => Some(self.vector(g, &values, v, lanes)),
                 Inst::Load(n) => {
                     let Place { base, stride } = self.operands[n];
                     Some(match stride {
@@ -208,9 +224,60 @@ impl<'k> Loop<'k> {
                 }
                 Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) => None,
             };
-            values.values.push(vector);
+            values.set(v, vector);
         }
         values
+    }
+
+    /// Emits a primitive.
+    fn vector(&self, g: &mut Gen<'_>, values: &VectorValues, v: Value, lanes: usize) -> Vector {
+        let Inst::Prim(prim, args) = self.kernel.inst(v) else {
+            let zero = Literal::from_bits(self.kernel.dtype(v), 0);
+            g.unsupported(format!("{v} is not a primitive"), types::I64);
+            return g.splat_constant(zero);
+        };
+        let args: SmallVec<[Lanes; 3]> = args.iter().map(|a| self.lanes(g, values, *a)).collect();
+        let args: SmallVec<[&Lanes; 3]> = args.iter().collect();
+        g.vector_prim(*prim, self.kernel.dtype(v), operand_dtype(self.kernel, v), lanes, &args)
+    }
+
+    /// Emits rare work and its selections, behind a jump that is taken unless some lane needs it.
+    fn rare_vectors(&self, g: &mut Gen<'_>, values: &mut VectorValues, rare: &Rare, lanes: usize) {
+        let kernel = self.kernel;
+        let condition = self.lanes(g, values, rare.condition).vector;
+        let any = g.any_lane(&condition);
+        let mut otherwise: Vec<ir::BlockArg> = Vec::new();
+        for select in &rare.selects {
+            let dtype = kernel.dtype(*select);
+            let Some(second) = operands_of(kernel.inst(*select)).get(2) else { continue };
+            let second = self.lanes(g, values, *second).vector;
+            for k in 0..part_count(lanes, dtype.size()) {
+                otherwise.push(g.reinterpret(vector_type(dtype), second.part(k)).into());
+            }
+        }
+        let (inside, after) = (g.b.create_block(), g.b.create_block());
+        g.b.set_cold_block(inside);
+        g.b.ins().brif(any, inside, &[], after, &otherwise);
+        g.b.switch_to_block(inside);
+        for v in &rare.needed {
+            let vector = self.vector(g, values, *v, lanes);
+            values.set(*v, Some(vector));
+        }
+        let mut selected: Vec<ir::BlockArg> = Vec::new();
+        for select in &rare.selects {
+            let vector = self.vector(g, values, *select, lanes);
+            let ty = vector_type(kernel.dtype(*select));
+            selected.extend(vector.parts.iter().map(|part| ir::BlockArg::from(g.reinterpret(ty, *part))));
+        }
+        g.b.ins().jump(after, &selected);
+        g.b.switch_to_block(after);
+        for select in &rare.selects {
+            let dtype = kernel.dtype(*select);
+            let parts = (0..part_count(lanes, dtype.size()))
+                .map(|_| g.b.append_block_param(after, vector_type(dtype)))
+                .collect();
+            values.set(*select, Some(Vector { parts, width: dtype.size(), same: false }));
+        }
     }
 
     /// Emits the body for one element, whose values it returns.
@@ -282,10 +349,12 @@ impl<'k> Loop<'k> {
             return Lanes::from(vector.clone());
         }
         let uniform = self.uniforms.get(&v).copied();
-        let vector = match self.splats.get(&v) {
-            Some(splat) => splat.clone(),
-            // Only the count of a shift has none, and it is used as a scalar.
-            None => Vector { parts: SmallVec::new(), width: self.kernel.dtype(v).size(), same: true },
+        let vector = match (self.splats.get(&v), uniform) {
+            (Some(splat), _) => splat.clone(),
+            // What only rare work uses is not worth a register in the loop; the count of a shift is used as a scalar.
+            (None, Some(Uniform::Literal(literal))) => g.splat_constant(literal),
+            (None, Some(Uniform::Scalar(x))) => g.splat(self.kernel.dtype(v), x),
+            (None, None) => Vector { parts: SmallVec::new(), width: self.kernel.dtype(v).size(), same: true },
         };
         match uniform {
             Some(Uniform::Literal(literal)) => Lanes { vector, scalar: None, literal: Some(literal) },
@@ -314,6 +383,12 @@ pub(super) struct VectorValues {
 }
 
 impl VectorValues {
+    fn set(&mut self, v: Value, vector: Option<Vector>) {
+        if let Some(slot) = v.0.checked_sub(self.start).and_then(|i| self.values.get_mut(i as usize)) {
+            *slot = vector;
+        }
+    }
+
     fn get(&self, v: Value) -> Option<&Vector> {
         self.values.get(v.0.checked_sub(self.start)? as usize)?.as_ref()
     }

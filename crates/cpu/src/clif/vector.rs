@@ -195,8 +195,19 @@ impl Gen<'_> {
     pub(crate) fn load_vector(&mut self, dtype: DType, lanes: usize, address: ir::Value, offset: i32) -> Vector {
         let (ty, bytes) = (vector_type(dtype), lanes * dtype.size());
         let flags = MemFlagsData::new().with_notrap();
-        let mut parts: Parts =
-            (0..bytes / 16).map(|k| self.b.ins().load(ty, flags, address, offset + 16 * k as i32)).collect();
+        // Without AVX, instructions fault on memory operands that are not aligned. Cranelift 0.135 knows that, but makes
+        // such an operand for `cmpps` and `cmppd` all the same. It does not look through a bitcast for loads to fold.
+        let loaded = match (self.target.unaligned, ty) {
+            (true, _) => ty,
+            (false, types::I8X16) => types::F64X2,
+            (false, _) => types::I8X16,
+        };
+        let mut parts: Parts = (0..bytes / 16)
+            .map(|k| {
+                let part = self.b.ins().load(loaded, flags, address, offset + 16 * k as i32);
+                self.reinterpret(ty, part)
+            })
+            .collect();
         let end = offset + (bytes / 16 * 16) as i32;
         let rest = match bytes % 16 {
             0 => None,
@@ -333,6 +344,21 @@ impl Gen<'_> {
         let ty = self.b.func.dfg.value_type(x);
         let mask = self.reinterpret(ty, mask);
         self.b.ins().bitselect(mask, x, y)
+    }
+
+    /// True if any lane of a mask is set. Lanes beyond the last may count.
+    pub(super) fn any_lane(&mut self, mask: &Vector) -> ir::Value {
+        let ty = int_vector(mask.width);
+        let mut parts = mask.parts.clone().into_iter();
+        let mut all = match parts.next() {
+            Some(part) => self.reinterpret(ty, part),
+            None => self.zeros(ty),
+        };
+        for part in parts {
+            let part = self.reinterpret(ty, part);
+            all = self.b.ins().bor(all, part);
+        }
+        self.b.ins().vany_true(all)
     }
 
     /// A primitive on `lanes` lanes. `operand` is the dtype of the first operand (of the second, for `Select`).
