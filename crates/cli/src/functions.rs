@@ -28,7 +28,8 @@ pub fn show(name: &str, out: &mut impl Write) -> Result<(), Failure> {
     let found: Vec<Op> = Op::named(name).into_iter().chain(operators).collect();
     if found.is_empty() {
         let names = Op::all().flat_map(Op::names);
-        let mut error = Diagnostic::new(Code::UnknownFunction, format!("there is no function `{}`", name.escape_debug()));
+        let mut error =
+            Diagnostic::new(Code::UnknownFunction, format!("there is no function `{}`", name.escape_debug()));
         if let Some(near) = numfuse::suggest(name, names) {
             error = error.hint(format!("did you mean `{near}`?"));
         }

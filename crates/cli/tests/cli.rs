@@ -36,7 +36,10 @@ fn evaluates_files_and_numbers() {
     assert_eq!(text, "f64[3] [302.0, 304.0, 306.0]\n");
     assert_eq!(numfuse::npy::read(&out).unwrap().as_slice::<f64>().unwrap(), [302.0, 304.0, 306.0]);
     assert_eq!(stdout(&["eval", "sum(a), max(a) > b", &a, "b=2.5"]), "f64[] 6.0\nbool[] true\n");
-    assert_eq!(stdout(&["eval", "a[:, None] * a", &a]), "f64[3, 3]\n[[1.0, 2.0, 3.0],\n [2.0, 4.0, 6.0],\n [3.0, 6.0, 9.0]]\n");
+    assert_eq!(
+        stdout(&["eval", "a[:, None] * a", &a]),
+        "f64[3, 3]\n[[1.0, 2.0, 3.0],\n [2.0, 4.0, 6.0],\n [3.0, 6.0, 9.0]]\n"
+    );
     assert!(stdout(&["eval", "a + 1", &a, "--threads", "1", "--interpret", "--time"]).contains("at best"));
 }
 

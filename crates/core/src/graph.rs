@@ -496,8 +496,48 @@ impl Graph {
             }
             return Ok(self.constant(literal.cast(dtype), stays_weak));
         }
-        let shape = node.shape.clone();
-        Ok(self.intern(Node { kind: NodeKind::Cast(x), dtype, weak: stays_weak, shape }))
+        let (from, shape) = (node.dtype, node.shape.clone());
+        let cast = self.intern(Node { kind: NodeKind::Cast(x), dtype, weak: stays_weak, shape });
+        if weak && from == DType::I64 && dtype.is_int() {
+            self.guard_number(x, cast)?;
+        }
+        Ok(cast)
+    }
+
+    /// A number given with a call is held to what a literal is: it has to fit the integer dtype that it meets, which only
+    /// its value can tell.
+    fn guard_number(&mut self, x: NodeId, cast: NodeId) -> Result<()> {
+        let dtype = self.node(cast).dtype;
+        // 64 bits without a sign hold all but the negative numbers; from fewer bits another number comes back.
+        let differs = if dtype == DType::U64 {
+            let zero = self.constant(Literal::i64(0), true);
+            self.apply(Op::LESS, &[x, zero])?
+        } else {
+            let back = self.cast(cast, DType::I64);
+            self.apply(Op::NOT_EQUAL, &[x, back])?
+        };
+        let axes: SmallVec<[u8; 4]> = (0..self.rank(differs) as u8).collect();
+        let node = self.fold(Reducer::Any, differs, &axes);
+        let error = Diagnostic::new(Code::LiteralRange, format!("a number does not fit {dtype}"))
+            .why(format!(
+                "a plain number takes the dtype of the array it meets; {dtype} holds {} to {}",
+                Literal::min_of(dtype),
+                Literal::max_of(dtype)
+            ))
+            .hint("convert the array first, as in `i64(x)`");
+        self.guard(node, error, "the number is used here");
+        Ok(())
+    }
+
+    /// Refuses the evaluation when a bool scalar is true.
+    fn guard(&mut self, node: NodeId, error: Diagnostic, label: &str) {
+        if !self.guards.iter().any(|g| g.node == node) {
+            let error = match self.site {
+                Some(span) => error.at(span, label),
+                None => error,
+            };
+            self.guards.push(Guard { node, error });
+        }
     }
 
     /// Integers have no negative powers: refused at once for a constant exponent, at run time otherwise.
@@ -516,13 +556,7 @@ impl Graph {
         let zero = self.constant(Literal::from_i64(dtype, 0), weak);
         let negative = self.apply(Op::LESS, &[exponent, zero])?;
         let node = self.fold(Reducer::Any, negative, &axes);
-        if !self.guards.iter().any(|g| g.node == node) {
-            let error = match self.site {
-                Some(span) => error.at(span, "some exponent is negative"),
-                None => error,
-            };
-            self.guards.push(Guard { node, error });
-        }
+        self.guard(node, error, "some exponent is negative");
         Ok(())
     }
 }

@@ -13,25 +13,24 @@
 //! To add a function: a body here, with its formula and bound in the comment, a row in [`crate::ops`], and a
 //! line in `tests/reference`.
 
-mod real;
 mod coefficients;
+mod real;
 
-mod parts;
 mod divide;
+mod erf;
 mod exp;
 mod log;
+mod parts;
 mod payne_hanek;
-mod trig;
 mod pow;
-mod erf;
+mod trig;
 
 pub use divide::{floor_divide, remainder};
 pub use erf::{erf, erfc, gelu};
 pub use exp::{cosh, exp, exp2, expm1, sigmoid, sinh, tanh};
 pub use log::{arccosh, arcsinh, arctanh, log, log1p, log2, log10, softplus};
 pub use parts::{
-    abs, clip, copysign, deg2rad, fmax, fmin, isfinite, isinf, isnan, nextafter, rad2deg, relu,
-    sign, signbit,
+    abs, clip, copysign, deg2rad, fmax, fmin, isfinite, isinf, isnan, nextafter, rad2deg, relu, sign, signbit,
 };
 pub use pow::{cbrt, hypot, pow};
 pub use trig::{arccos, arcsin, arctan, arctan2, cos, sin, tan};

@@ -259,6 +259,31 @@ fn check_constant_power(dtype: DType, wide: &mut Wide, body: &Body, x: f64, n: f
 }
 
 #[test]
+fn exact_results_are_exact() {
+    for dtype in [DType::F32, DType::F64] {
+        let [log2, log10, exp2, cbrt, pow] =
+            [Op::LOG2, Op::LOG10, Op::EXP2, Op::CBRT, Op::POW].map(|op| body(op, dtype, &[]));
+        let (least, most) = if dtype == DType::F32 { (-149, 127) } else { (-1074, 1023) };
+        for n in least..=most {
+            // powi would pass through an infinity on its way to a subnormal.
+            let power = 2.0_f64.powi(n / 2) * 2.0_f64.powi(n - n / 2);
+            let n = f64::from(n);
+            assert_eq!(call(&log2, dtype, &[power]), n, "{dtype}");
+            assert_eq!(call(&exp2, dtype, &[n]), power, "{dtype}");
+            assert_eq!(call(&pow, dtype, &[2.0, n]), power, "{dtype}");
+        }
+        for n in 0..=if dtype == DType::F32 { 10 } else { 22 } {
+            assert_eq!(call(&log10, dtype, &[10.0_f64.powi(n)]), f64::from(n), "{dtype}");
+        }
+        for n in 0..250 {
+            let n = f64::from(n);
+            assert_eq!(call(&cbrt, dtype, &[n * n * n]), n, "{dtype}");
+            assert_eq!(call(&pow, dtype, &[n, 3.0]), n * n * n, "{dtype}");
+        }
+    }
+}
+
+#[test]
 fn half_powers_are_square_roots() {
     for dtype in [DType::F32, DType::F64] {
         let root = body(Op::POW, dtype, &[None, Some(0.5)]);

@@ -186,3 +186,31 @@ fn mixed_widths_in_one_body() {
         }
     }
 }
+
+#[test]
+fn memory_may_be_at_any_address() {
+    // Folded into an instruction, a load may need an alignment that nobody promises.
+    let compilers = Compilers::new();
+    for prim in Prim::ALL.into_iter().filter(|p| p.arity() == 2) {
+        for (args, result) in forms(prim) {
+            let dtype = args[0];
+            let mut b = Builder::kernel(Nest::Rows);
+            let y = b.param(dtype);
+            let input = b.operand(dtype, Role::In, Level::Inner);
+            let out = b.operand(result, Role::Out, Level::Inner);
+            b.stage(StageKind::Loop);
+            let x = b.load(input);
+            let z = b.prim(prim, &[y, x]);
+            b.store(out, z);
+            let values = special_bits(dtype);
+            let n = 3 * values.len() + 64;
+            let columns = [(dtype, (0..n).map(|i| values[i % values.len()]).collect())];
+            let mut case = case(b.finish(), &columns, result, n, vec![Literal::from_i64(dtype, 3)]);
+            for block in &mut case.memory {
+                block.bytes.splice(0..0, [0; 3]);
+                block.offset = 3;
+            }
+            case.check(&compilers, &MODES, &format!("{} {dtype}", prim.name()));
+        }
+    }
+}

@@ -83,7 +83,9 @@ fn a_kernel_takes_any_sizes_and_compiles_once() {
 fn a_size_of_one_that_broadcasts_makes_a_second_plan() {
     let engine = Engine::builder().build().unwrap();
     let (a, b) = (Array2::from_elem((3, 4), 2.0), Array2::from_elem((3, 1), 10.0));
-    let sum = |a: &Array2<f64>, b: &Array2<f64>| engine.evaluate("a + b", &vars! { a, b }).unwrap().to_ndarray::<f64>().unwrap();
+    let sum = |a: &Array2<f64>, b: &Array2<f64>| {
+        engine.evaluate("a + b", &vars! { a, b }).unwrap().to_ndarray::<f64>().unwrap()
+    };
     assert_eq!(sum(&a, &a), (&a + &a).into_dyn());
     assert_eq!(sum(&a, &b), (&a + &b).into_dyn());
     assert_eq!(sum(&b, &a), (&b + &a).into_dyn());
@@ -158,6 +160,19 @@ fn plain_numbers_are_weak_and_arrays_are_not() {
     assert_eq!(dtype("a * k", &vars! { a, k: strong }), DType::F64);
     assert_eq!(dtype("a * k", &vars! { a: [1i8], k: 2 }), DType::I8);
     assert_eq!(dtype("a * k", &vars! { a: [1i8], k: 2.0 }), DType::F64);
+}
+
+#[test]
+fn plain_numbers_have_to_fit_the_integers_they_meet() {
+    let a = [1u8, 200];
+    let y = evaluate("a + n", &vars! { a: &a, n: 3 }).unwrap();
+    assert_eq!(y.as_slice::<u8>().unwrap(), [4, 203]);
+    for n in [300, -1] {
+        let error = evaluate("a + n", &vars! { a: &a, n: n }).unwrap_err();
+        assert_eq!(error.code(), Code::LiteralRange, "{error}");
+    }
+    let wide = evaluate("i64(a) + n", &vars! { a: &a, n: 300 }).unwrap();
+    assert_eq!(wide.as_slice::<i64>().unwrap(), [301, 500]);
 }
 
 #[test]

@@ -62,7 +62,9 @@ fn outputs_may_overlap_inputs_in_any_way() {
     let upside_down = View::new(69 * 70, &[70, 70], &[-70, 1]);
     for backend in [Backend::Jit, Backend::Interp] {
         let engine = Engine::builder().backend(backend).build().unwrap();
-        for text in ["x + 1", "3*x - x**2", "x[::-1] + x", "x - mean(x)", "exp(-x) / sum(exp(-x))", "cast = x * 2; cast - x"] {
+        for text in
+            ["x + 1", "3*x - x**2", "x[::-1] + x", "x - mean(x)", "exp(-x) / sum(exp(-x))", "cast = x * 2; cast - x"]
+        {
             let views = [&whole, &shifted, &reversed];
             for (x, out) in views.iter().flat_map(|x| views.iter().map(move |out| (x, out))) {
                 check(&engine, text, n + 1, x, out);
