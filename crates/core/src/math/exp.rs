@@ -1,4 +1,4 @@
-//! Exponentials: `e^x`, `2^x`, `e^x - 1`, and the logistic function.
+//! Exponentials: `e^x`, `2^x`, `e^x - 1`, and what is made of them: the logistic and the hyperbolic functions.
 //!
 //! All reduce `x = k ln 2 + r` with `|r| <= ln(2)/2` after Cody and Waite ("Software Manual for the Elementary
 //! Functions", 1980), and evaluate `e^r = 1 + r + r^2 q(r)` with a minimax `q`. The reduced argument keeps a low part,

@@ -279,7 +279,7 @@ pub fn arctanh(b: &mut Builder, args: &[Value]) -> Value {
     })
 }
 
-/// `log2` of a positive number for [`super::pow()`], with its powers of two apart.
+/// The exponent of a positive number, and its significand, within a factor `sqrt 2` of 1, less 1.
 pub(super) fn binary_parts(x: Real<'_>, goal: Goal) -> (Real<'_>, Real<'_>) {
     let split = Split::of(x, goal);
     (split.k, split.f)
@@ -290,5 +290,5 @@ pub(super) fn log2_single(x: Real<'_>) -> Real<'_> {
     Split::of(x, Goal::Single).base((1.0, 0.0), (LOG2_E, 0.0), Goal::Single)
 }
 
-/// The low part of `1 / ln 2`, for [`super::pow()`].
+/// `1 / ln 2` as the sum of two numbers.
 pub(super) const INVERSE_LN_2: (f64, f64) = (LOG2_E, LOG2_E_LOW);
