@@ -70,6 +70,9 @@ pub(crate) struct Counters {
     texts: AtomicU64,
 }
 
+/// How many unused names of an environment a program keeps for its messages.
+const MOST_UNUSED: usize = 32;
+
 /// A text, parsed, and its programs by the types of the names in it.
 struct Text {
     source: Arc<str>,
@@ -308,9 +311,9 @@ impl Engine {
         let text = self.shared.parse(text)?;
         // In the order in which the text uses them, as `lower` wants them.
         let order = |input: &Input| text.names.iter().position(|n| *n == input.name);
-        types.retain(|input| order(input).is_some());
+        let unused = types.extract_if(.., |input| order(input).is_none()).collect();
         types.sort_by_key(order);
-        Ok(Program::new(Source::Text(text.ast.clone()), Some(text.source.clone()), types))
+        Ok(Program::new(Source::Text(text.ast.clone()), Some(text.source.clone()), types).with_unused(unused))
     }
 
     /// The program of a text for the types of an environment, and the arrays of its inputs.
@@ -340,15 +343,19 @@ impl Engine {
             return Ok((program.clone(), inputs));
         }
         drop(programs);
-        let types = text.names.iter().filter_map(|name| Some((name, env.get(name)?)));
-        let types = types.map(|(name, array)| Input {
-            name: name.clone(),
-            dtype: array.dtype(),
-            weak: array.is_weak(),
-            shape: array.shape().iter().map(|_| Size::Unknown).collect(),
-        });
-        let program = Program::new(Source::Text(text.ast.clone()), Some(text.source.clone()), types.collect());
-        let program = Arc::new(program);
+        let type_of = |name: &str| {
+            env.get(name).map(|array| Input {
+                name: name.to_owned(),
+                dtype: array.dtype(),
+                weak: array.is_weak(),
+                shape: array.shape().iter().map(|_| Size::Unknown).collect(),
+            })
+        };
+        let types: Vec<Input> = text.names.iter().filter_map(|name| type_of(name)).collect();
+        let is_unused = |name: &&str| !text.names.iter().any(|used| used == name);
+        let unused = env.names().filter(is_unused).take(MOST_UNUSED).filter_map(type_of).collect();
+        let program = Program::new(Source::Text(text.ast.clone()), Some(text.source.clone()), types);
+        let program = Arc::new(program.with_unused(unused));
         let mut programs = text.programs.write().unwrap_or_else(PoisonError::into_inner);
         if programs.len() == TYPES {
             programs.remove(0);

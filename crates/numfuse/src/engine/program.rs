@@ -32,6 +32,8 @@ pub(crate) struct Program {
     /// The text, for messages.
     pub text: Option<Arc<str>>,
     pub inputs: Vec<Input>,
+    /// What else was given: a misspelt name is looked for among these, too.
+    unused: Vec<Input>,
     variants: RwLock<Vec<Arc<Variant>>>,
     calls: RwLock<SmallVec<[Arc<Call>; CALLS]>>,
 }
@@ -75,7 +77,12 @@ pub(crate) enum Slot {
 impl Program {
     pub fn new(source: Source, text: Option<Arc<str>>, inputs: Vec<Input>) -> Program {
         let (variants, calls) = (RwLock::new(Vec::new()), RwLock::new(SmallVec::new()));
-        Program { source, text, inputs, variants, calls }
+        Program { source, text, inputs, unused: Vec::new(), variants, calls }
+    }
+
+    /// The program, with inputs that its text does not use.
+    pub fn with_unused(self, unused: Vec<Input>) -> Program {
+        Program { unused, ..self }
     }
 
     /// The graph, for a call with these sizes of its symbols if they are given.
@@ -83,8 +90,9 @@ impl Program {
         match &self.source {
             Source::Recipe(recipe) => recipe.graph(symbol_hints),
             Source::Text(ast) => {
-                let shapes: Vec<_> = self.inputs.iter().map(Input::spec).collect();
-                let types: Vec<_> = self.inputs.iter().zip(&shapes).map(|(i, shape)| i.as_type(shape)).collect();
+                let given: Vec<&Input> = self.inputs.iter().chain(&self.unused).collect();
+                let shapes: Vec<_> = given.iter().map(|input| input.spec()).collect();
+                let types: Vec<_> = given.iter().zip(&shapes).map(|(i, shape)| i.as_type(shape)).collect();
                 let (graph, diagnostics) = numfuse_lang::lower(ast, &types, symbol_hints, &shared.limits.source());
                 graph.ok_or_else(|| Error::from(diagnostics))
             }
