@@ -114,7 +114,8 @@ pub fn verify(kernel: &Kernel) -> Result<(), String> {
         let v: Value = reduction.input;
         let in_place = kinds.get(reduction.stage as usize) == Some(&StageKind::Loop)
             && v.index() < stage_of.len()
-            && (stage_of[v.index()] == reduction.stage as usize || kinds[stage_of[v.index()]] == StageKind::Row);
+            && (stage_of[v.index()] == reduction.stage as usize
+                || (kinds[stage_of[v.index()]] == StageKind::Row && stage_of[v.index()] < reduction.stage as usize));
         if !in_place || kernel.dtype(v) != reduction.dtype {
             return Err(format!("reduction {i} folds a value of another stage or dtype"));
         }
