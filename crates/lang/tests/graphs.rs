@@ -180,7 +180,10 @@ fn constraints_and_guards_have_places() {
     let places: Vec<&str> = graph.dims.constraints().iter().map(|c| &text[c.span.unwrap().range()]).collect();
     assert_eq!(places, ["+"]);
     let places: Vec<&str> = graph.guards.iter().map(|g| &text[g.error.span.unwrap().range()]).collect();
-    assert_eq!(places, ["**"]);
+    // The number `k` has to fit the integers that it meets, and must not be negative.
+    assert_eq!(places, ["**", "**"]);
+    let codes: Vec<Code> = graph.guards.iter().map(|g| g.error.code).collect();
+    assert_eq!(codes, [Code::LiteralRange, Code::NegativeIntPower]);
 }
 
 #[test]
