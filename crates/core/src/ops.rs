@@ -339,3 +339,32 @@ impl OpDef {
 }
 
 include!("ops/table.rs");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::literal::Literal;
+
+    #[test]
+    fn commutative_ops_are_to_the_bit() {
+        let special = [0.0, -0.0, 1.0, -2.5, 3e300, -3e300, 5e-324, f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
+        for op in Op::all().filter(|op| op.def().commutative) {
+            let OpKind::Elementwise(body) = op.def().kind else { panic!("{op}") };
+            for dtype in DType::ALL {
+                let arg = ArgType { dtype, weak: false };
+                let Ok(signature) = resolve(op, &[arg, arg]) else { continue };
+                for (x, y) in special.iter().flat_map(|x| special.map(|y| (*x, y))) {
+                    let value = |x: f64, y: f64| {
+                        let mut b = Builder::body();
+                        let args = [x, y].map(|v| b.constant(Literal::from_f64(dtype, v).cast(signature.args[0])));
+                        let result = body(&mut b, &args);
+                        b.as_const(result).expect("constants fold")
+                    };
+                    let (one, other) = (value(x, y), value(y, x));
+                    let nan = |l: Literal| l.dtype().is_float() && l.as_f64().is_nan();
+                    assert!(one == other || (nan(one) && nan(other)), "{op}({x}, {y}) of {dtype}: {one:?}, {other:?}");
+                }
+            }
+        }
+    }
+}
