@@ -11,12 +11,14 @@
 //! takes no lock for longer than the look; running takes none. All of them are bounded.
 
 mod cache;
+mod function;
 mod kernel;
 mod limits;
 mod program;
 mod run;
 
 pub use cache::Backend;
+pub use function::{Function, FunctionCall};
 pub use kernel::Kernel;
 pub use limits::{CancelToken, Limits};
 pub use run::Results;
@@ -318,50 +320,20 @@ impl Engine {
 
     /// The program of a text for the types of an environment, and the arrays of its inputs.
     fn program<'e, 'a>(&self, text: &str, env: &'e Env<'a>) -> Result<(Arc<Program>, SmallVec<[&'e ArrayRef<'a>; 3]>)> {
-        let shared = &self.shared;
-        let text = match shared.texts.get(text) {
-            Some(found) => found,
-            None => {
-                let parsed = Arc::new(shared.parse(text)?);
-                shared.texts.insert(text.into(), parsed.clone());
-                parsed
-            }
-        };
-        let mut key = TypeKey::new();
+        let text = self.shared.text(text)?;
         let mut inputs = SmallVec::new();
+        let mut bound: SmallVec<[Option<&ArrayRef<'a>>; 4]> = SmallVec::new();
         for (i, name) in text.names.iter().enumerate() {
-            let Some(array) = env.get_near(i, name) else {
-                key.push(0);
-                continue;
-            };
-            let rank = array.shape().len() as u32;
-            key.push(1 + (u32::from(array.is_weak()) | (array.dtype() as u32) << 1 | rank << 8));
-            inputs.push(array);
+            let array = env.get_near(i, name);
+            inputs.extend(array);
+            bound.push(array);
         }
-        let programs = text.programs.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, program)) = programs.iter().find(|(types, _)| *types == key) {
-            return Ok((program.clone(), inputs));
-        }
-        drop(programs);
-        let type_of = |name: &str| {
-            env.get(name).map(|array| Input {
-                name: name.to_owned(),
-                dtype: array.dtype(),
-                weak: array.is_weak(),
-                shape: array.shape().iter().map(|_| Size::Unknown).collect(),
-            })
-        };
-        let types: Vec<Input> = text.names.iter().filter_map(|name| type_of(name)).collect();
         let is_unused = |name: &&str| !text.names.iter().any(|used| used == name);
-        let unused = env.names().filter(is_unused).take(MOST_UNUSED).filter_map(type_of).collect();
-        let program = Program::new(Source::Text(text.ast.clone()), Some(text.source.clone()), types);
-        let program = Arc::new(program.with_unused(unused));
-        let mut programs = text.programs.write().unwrap_or_else(PoisonError::into_inner);
-        if programs.len() == TYPES {
-            programs.remove(0);
-        }
-        programs.push((key, program.clone()));
-        Ok((program, inputs))
+        let unused = || {
+            let unused = env.names().filter(is_unused).take(MOST_UNUSED);
+            unused.filter_map(|name| Some(type_of(name, env.get(name)?))).collect()
+        };
+        Ok((text.program(&bound, unused), inputs))
     }
 
     /// The program of expressions, and the arrays of its last inputs.
@@ -379,7 +351,53 @@ impl Engine {
     }
 }
 
+impl Text {
+    /// The program for what each name is bound to; `unused` is what else was given.
+    fn program(&self, bound: &[Option<&ArrayRef<'_>>], unused: impl FnOnce() -> Vec<Input>) -> Arc<Program> {
+        let key = |array: &Option<&ArrayRef<'_>>| {
+            let Some(array) = array else { return 0 };
+            let rank = array.shape().len() as u32;
+            1 + (u32::from(array.is_weak()) | (array.dtype() as u32) << 1 | rank << 8)
+        };
+        let key: TypeKey = bound.iter().map(key).collect();
+        let programs = self.programs.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, program)) = programs.iter().find(|(types, _)| *types == key) {
+            return program.clone();
+        }
+        drop(programs);
+        let types = self.names.iter().zip(bound).filter_map(|(name, array)| Some(type_of(name, (*array)?))).collect();
+        let program = Program::new(Source::Text(self.ast.clone()), Some(self.source.clone()), types);
+        let program = Arc::new(program.with_unused(unused()));
+        let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
+        if programs.len() == TYPES {
+            programs.remove(0);
+        }
+        programs.push((key, program.clone()));
+        program
+    }
+}
+
+/// An array as an input of any sizes.
+fn type_of(name: &str, array: &ArrayRef<'_>) -> Input {
+    Input {
+        name: name.to_owned(),
+        dtype: array.dtype(),
+        weak: array.is_weak(),
+        shape: array.shape().iter().map(|_| Size::Unknown).collect(),
+    }
+}
+
 impl Shared {
+    /// A text, parsed now or before.
+    fn text(&self, text: &str) -> Result<Arc<Text>> {
+        if let Some(found) = self.texts.get(text) {
+            return Ok(found);
+        }
+        let parsed = Arc::new(self.parse(text)?);
+        self.texts.insert(text.into(), parsed.clone());
+        Ok(parsed)
+    }
+
     fn parse(&self, text: &str) -> Result<Text> {
         self.counters.texts.fetch_add(1, Ordering::Relaxed);
         let (ast, diagnostics) = numfuse_lang::parse(text, &self.limits.source());

@@ -15,7 +15,7 @@ mod view;
 
 pub use array::Array;
 pub use element::Element;
-pub use engine::{Backend, Builder, CancelToken, Engine, Kernel, Limits, Results, Stats};
+pub use engine::{Backend, Builder, CancelToken, Engine, Function, FunctionCall, Kernel, Limits, Results, Stats};
 pub use env::{AsArrayMut, AsArrayRef, Env, Outputs};
 pub use error::{Error, Result};
 pub use expr::{Axis, Expr, Exprs, Index, IntoIndex, Over, lazy};

@@ -115,11 +115,9 @@ impl Program {
 
     /// The call with inputs, and outputs if the caller has them, at these places.
     pub fn call(&self, shared: &Shared, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> Result<Arc<Call>> {
-        let calls = self.calls.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(call) = calls.iter().find(|c| c.fits(inputs, given)) {
-            return Ok(call.clone());
+        if let Some(call) = self.known_call(inputs, given) {
+            return Ok(call);
         }
-        drop(calls);
         let call = Arc::new(self.new_call(shared, inputs, given).map_err(|e| e.with_text(self.text.as_ref()))?);
         let mut calls = self.calls.write().unwrap_or_else(PoisonError::into_inner);
         if calls.len() == CALLS {
@@ -127,6 +125,12 @@ impl Program {
         }
         calls.insert(0, call.clone());
         Ok(call)
+    }
+
+    /// As [`Program::call`], if it is one of the last few.
+    pub fn known_call(&self, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> Option<Arc<Call>> {
+        let calls = self.calls.read().unwrap_or_else(PoisonError::into_inner);
+        calls.iter().find(|c| c.fits(inputs, given)).cloned()
     }
 
     /// Binds sizes to a plan, one that is there or a new one.

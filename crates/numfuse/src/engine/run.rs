@@ -85,7 +85,8 @@ fn runs_in_place(call: &Call, inputs: &[&ArrayRef<'_>], outputs: &[ArrayMut<'_>]
         })
 }
 
-fn steps(
+/// Runs the steps of a call into outputs at its places, which share no memory with inputs unless it runs in place.
+pub(super) fn steps(
     shared: &Shared,
     call: &Call,
     inputs: &[&ArrayRef<'_>],
