@@ -45,6 +45,7 @@ use crate::dtype::DType;
 use crate::literal::Literal;
 use smallvec::SmallVec;
 use std::fmt;
+use std::ops::Deref;
 
 /// An instruction's result; the index of the instruction in [`Kernel::insts`] or [`Body::insts`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -215,11 +216,61 @@ impl Prim {
     }
 }
 
-/// The operands of a primitive: one to three.
-pub type Args = SmallVec<[Value; 3]>;
+/// The operands of a primitive: one to three. A slice in place, so that instructions are plain data.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Args {
+    /// Those past the length are 0, so that equal operands are equal bits.
+    values: [Value; 3],
+    len: u8,
+}
+
+impl Args {
+    /// These operands, of which there may be no more than three.
+    pub fn from_slice(slice: &[Value]) -> Args {
+        let mut values = [Value(0); 3];
+        values[..slice.len()].copy_from_slice(slice);
+        Args { values, len: slice.len() as u8 }
+    }
+
+    /// The operands, with zeros after them.
+    pub(crate) fn padded(self) -> [Value; 3] {
+        self.values
+    }
+
+    /// Each operand replaced.
+    pub(crate) fn map(mut self, mut to: impl FnMut(Value) -> Value) -> Args {
+        for value in &mut self.values[..self.len as usize] {
+            *value = to(*value);
+        }
+        self
+    }
+}
+
+impl Deref for Args {
+    type Target = [Value];
+
+    fn deref(&self) -> &[Value] {
+        &self.values[..self.len as usize]
+    }
+}
+
+impl<'a> IntoIterator for &'a Args {
+    type Item = &'a Value;
+    type IntoIter = std::slice::Iter<'a, Value>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
 
 /// What an instruction does.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Inst {
     /// A constant of the function bodies; part of the kernel's identity.
     Const(Literal),
@@ -241,8 +292,31 @@ pub enum Inst {
     Reduced(u32),
 }
 
+impl Inst {
+    /// The values that it uses.
+    pub fn operands(&self) -> &[Value] {
+        match self {
+            Inst::Prim(_, args) => args,
+            Inst::Store(_, v) | Inst::ScratchStore(_, v) => std::slice::from_ref(v),
+            Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) => &[],
+            Inst::Load(_) | Inst::ScratchLoad(_) | Inst::Reduced(_) => &[],
+        }
+    }
+
+    /// The same instruction on other values.
+    pub(crate) fn map(self, mut to: impl FnMut(Value) -> Value) -> Inst {
+        match self {
+            Inst::Prim(prim, args) => Inst::Prim(prim, args.map(to)),
+            Inst::Store(operand, v) => Inst::Store(operand, to(v)),
+            Inst::ScratchStore(slot, v) => Inst::ScratchStore(slot, to(v)),
+            Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) => self,
+            Inst::Load(_) | Inst::ScratchLoad(_) | Inst::Reduced(_) => self,
+        }
+    }
+}
+
 /// An instruction and the dtype of its result (of the stored value for stores).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct InstData {
     /// What it does.
     pub inst: Inst,
@@ -332,7 +406,7 @@ pub struct Stage {
 
 impl Stage {
     /// The values of its instructions.
-    pub fn values(&self) -> impl DoubleEndedIterator<Item = Value> + use<> {
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = Value> + ExactSizeIterator + use<> {
         (self.start..self.end).map(Value)
     }
 }

@@ -10,9 +10,9 @@ use super::{
     Value,
 };
 use crate::dtype::DType;
+use crate::intern::Index;
 use crate::interp;
 use crate::literal::Literal;
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 /// A body or kernel under construction. `Value`s it hands out are valid until `finish`.
@@ -26,7 +26,8 @@ pub struct Builder {
     places: Vec<u32>,
     stages: Vec<StageKind>,
     reductions: Vec<Reduction>,
-    numbering: FxHashMap<(InstData, u32), Value>,
+    /// The instructions by what they do and where.
+    numbering: Index,
 }
 
 impl Builder {
@@ -46,7 +47,7 @@ impl Builder {
             places: Vec::new(),
             stages: vec![StageKind::Row],
             reductions: Vec::new(),
-            numbering: FxHashMap::default(),
+            numbering: Index::default(),
         }
     }
 
@@ -124,31 +125,27 @@ impl Builder {
 
     /// The kernel: dead instructions dropped, values renumbered in the order of the stages.
     pub fn finish(self) -> Kernel {
-        let mut live = vec![false; self.insts.len()];
-        for (i, data) in self.insts.iter().enumerate() {
-            live[i] = matches!(data.inst, Inst::Store(..) | Inst::ScratchStore(..));
+        let stores = self.insts.iter().zip(0..).filter(|(data, _)| is_store(&data.inst)).map(|(_, i)| Value(i));
+        let live = self.live(stores.chain(self.reductions.iter().map(|r| r.input)));
+        // How many live instructions each stage has tells where it starts.
+        let mut stages: Vec<Stage> = self.stages.iter().map(|kind| Stage { kind: *kind, start: 0, end: 0 }).collect();
+        for (place, _) in self.places.iter().zip(&live).filter(|(_, live)| **live) {
+            stages[*place as usize].end += 1;
         }
-        for reduction in &self.reductions {
-            live[reduction.input.index()] = true;
+        let mut count = 0;
+        for stage in &mut stages {
+            let size = std::mem::replace(&mut stage.end, count);
+            stage.start = count;
+            count += size;
         }
-        for i in (0..self.insts.len()).rev() {
-            if live[i] {
-                for v in operands_of(&self.insts[i].inst) {
-                    live[v.index()] = true;
-                }
-            }
-        }
+        // Each stage grows to its end as its instructions come; they are in order within it.
         let mut renamed = vec![Value(u32::MAX); self.insts.len()];
-        let mut insts = Vec::with_capacity(self.insts.len());
-        let mut stages = Vec::with_capacity(self.stages.len());
-        for (stage, kind) in self.stages.iter().enumerate() {
-            let start = insts.len() as u32;
-            for i in (0..self.insts.len()).filter(|i| live[*i] && self.places[*i] as usize == stage) {
-                renamed[i] = Value(insts.len() as u32);
-                let data = &self.insts[i];
-                insts.push(InstData { inst: rename(&data.inst, &renamed), dtype: data.dtype });
-            }
-            stages.push(Stage { kind: *kind, start, end: insts.len() as u32 });
+        let mut insts = vec![InstData { inst: Inst::Param(0), dtype: DType::Bool }; count as usize];
+        for (i, data) in self.insts.iter().enumerate().filter(|(i, _)| live[*i]) {
+            let end = &mut stages[self.places[i] as usize].end;
+            renamed[i] = Value(*end);
+            insts[*end as usize] = InstData { inst: data.inst.map(|v| renamed[v.index()]), dtype: data.dtype };
+            *end += 1;
         }
         let reductions =
             self.reductions.iter().map(|r| Reduction { input: renamed[r.input.index()], ..r.clone() }).collect();
@@ -163,6 +160,22 @@ impl Builder {
         }
     }
 
+    /// Which instructions these values need.
+    fn live(&self, roots: impl Iterator<Item = Value>) -> Vec<bool> {
+        let mut live = vec![false; self.insts.len()];
+        for v in roots {
+            live[v.index()] = true;
+        }
+        for (i, data) in self.insts.iter().enumerate().rev() {
+            if live[i] {
+                for v in data.inst.operands() {
+                    live[v.index()] = true;
+                }
+            }
+        }
+        live
+    }
+
     // Bodies.
 
     /// The n-th argument of a body.
@@ -172,22 +185,12 @@ impl Builder {
 
     /// The body that returns `results`.
     pub fn finish_body(self, results: &[Value]) -> Body {
-        let mut live = vec![false; self.insts.len()];
-        for v in results {
-            live[v.index()] = true;
-        }
-        for i in (0..self.insts.len()).rev() {
-            if live[i] {
-                for v in operands_of(&self.insts[i].inst) {
-                    live[v.index()] = true;
-                }
-            }
-        }
+        let live = self.live(results.iter().copied());
         let mut renamed = vec![Value(u32::MAX); self.insts.len()];
         let mut insts = Vec::new();
         for (i, data) in self.insts.iter().enumerate().filter(|(i, _)| live[*i]) {
             renamed[i] = Value(insts.len() as u32);
-            insts.push(InstData { inst: rename(&data.inst, &renamed), dtype: data.dtype });
+            insts.push(InstData { inst: data.inst.map(|v| renamed[v.index()]), dtype: data.dtype });
         }
         Body { insts, results: results.iter().map(|v| renamed[v.index()]).collect() }
     }
@@ -200,8 +203,7 @@ impl Builder {
                 Inst::Arg(n) => args[*n as usize],
                 Inst::Const(literal) => self.constant(*literal),
                 Inst::Prim(prim, operands) => {
-                    let operands: Args = operands.iter().map(|v| values[v.index()]).collect();
-                    self.push_prim(*prim, operands, data.dtype)
+                    self.push_prim(*prim, operands.map(|v| values[v.index()]), data.dtype)
                 }
                 _ => unreachable!("a body has no memory"),
             };
@@ -406,8 +408,8 @@ impl Builder {
                 panic!("{} {dtypes:?} -> {dtype}: {reason}", prim.name());
             }
         }
-        let literals: SmallVec<[Literal; 3]> = args.iter().map_while(|v| self.as_const(*v)).collect();
-        if literals.len() == args.len() {
+        if args.iter().all(|v| self.as_const(*v).is_some()) {
+            let literals: SmallVec<[Literal; 3]> = args.iter().filter_map(|v| self.as_const(*v)).collect();
             return self.constant(interp::eval(prim, dtype, &literals));
         }
         let stage = args.iter().map(|v| self.place(*v)).max().unwrap_or(0);
@@ -416,34 +418,38 @@ impl Builder {
 
     fn push(&mut self, inst: Inst, dtype: DType, stage: u32) -> Value {
         let data = InstData { inst, dtype };
-        let next = Value(self.insts.len() as u32);
-        match self.numbering.entry((data, stage)) {
-            std::collections::hash_map::Entry::Occupied(known) => *known.get(),
-            std::collections::hash_map::Entry::Vacant(slot) => {
-                self.insts.push(slot.key().0.clone());
-                self.places.push(stage);
-                *slot.insert(next)
-            }
+        let new = self.insts.len() as u32;
+        let (insts, places) = (&self.insts, &self.places);
+        let same = |id: u32| insts[id as usize] == data && places[id as usize] == stage;
+        let id = self.numbering.id_of(hash(&data, stage), new, same);
+        if id == new {
+            self.insts.push(data);
+            self.places.push(stage);
         }
+        Value(id)
     }
 }
 
-/// The values that an instruction uses.
-pub(super) fn operands_of(inst: &Inst) -> SmallVec<[Value; 3]> {
-    match inst {
-        Inst::Prim(_, args) => args.clone(),
-        Inst::Store(_, v) | Inst::ScratchStore(_, v) => SmallVec::from_slice(&[*v]),
-        Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) | Inst::Load(_) | Inst::ScratchLoad(_) | Inst::Reduced(_) => {
-            SmallVec::new()
-        }
-    }
+fn is_store(inst: &Inst) -> bool {
+    matches!(inst, Inst::Store(..) | Inst::ScratchStore(..))
 }
 
-fn rename(inst: &Inst, to: &[Value]) -> Inst {
-    match inst {
-        Inst::Prim(prim, args) => Inst::Prim(*prim, args.iter().map(|v| to[v.index()]).collect()),
-        Inst::Store(operand, v) => Inst::Store(*operand, to[v.index()]),
-        Inst::ScratchStore(slot, v) => Inst::ScratchStore(*slot, to[v.index()]),
-        other => other.clone(),
-    }
+/// The hash of an instruction in a stage: one word for its form and one for each pair of operands, since this runs for
+/// every instruction that a function body writes.
+fn hash(data: &InstData, stage: u32) -> u64 {
+    let (form, low, high) = match data.inst {
+        Inst::Const(literal) => (0, literal.bits(), 0),
+        Inst::Param(n) => (1, u64::from(n), 0),
+        Inst::Arg(n) => (2, u64::from(n), 0),
+        Inst::Load(n) => (3, u64::from(n), 0),
+        Inst::Store(n, v) => (4, u64::from(n), v.0),
+        Inst::ScratchLoad(n) => (5, u64::from(n), 0),
+        Inst::ScratchStore(n, v) => (6, u64::from(n), v.0),
+        Inst::Reduced(n) => (7, u64::from(n), 0),
+        Inst::Prim(prim, args) => {
+            let [x, y, z] = args.padded();
+            (8 + prim as u64, u64::from(x.0) | u64::from(y.0) << 32, z.0)
+        }
+    };
+    crate::intern::hash(&(form | (data.dtype as u64) << 8 | u64::from(stage) << 16, low, high))
 }

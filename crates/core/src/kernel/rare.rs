@@ -5,10 +5,8 @@
 //! it, and skip its instructions if none does: they have no effects, so the results are the same bits. Bodies put the
 //! rare case first: the reduction of huge angles is three times the rest of a sine.
 
-use super::{Inst, Kernel, Prim, Value};
+use super::{Inst, Kernel, Prim, Stage, Value};
 use crate::dtype::DType;
-use rustc_hash::FxHashMap;
-use std::collections::BinaryHeap;
 
 /// Instructions that are needed only where a condition holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,48 +24,32 @@ const LEAST: usize = 24;
 
 /// The rare work of a stage, in the order of the first selections. No instruction is in two of them.
 pub fn rare(kernel: &Kernel, stage: usize) -> Vec<Rare> {
-    let range = &kernel.stages[stage];
-    let place = |v: Value| v.0.checked_sub(range.start).filter(|_| v.0 < range.end).map(|i| i as usize);
-    // Who uses each value of the stage, and as which operand; none if anything but a primitive does.
-    let mut users: Vec<Option<Vec<(Value, usize)>>> = vec![Some(Vec::new()); (range.end - range.start) as usize];
-    let mut groups: FxHashMap<Value, Vec<Value>> = FxHashMap::default();
-    for v in range.values() {
-        let Inst::Prim(prim, args) = kernel.inst(v) else {
-            for i in super::builder::operands_of(kernel.inst(v)).into_iter().filter_map(place) {
-                users[i] = None;
-            }
-            continue;
-        };
-        for (n, i) in args.iter().enumerate().filter_map(|(n, a)| Some((n, place(*a)?))) {
-            if let Some(users) = &mut users[i] {
-                users.push((v, n));
-            }
-        }
-        if *prim == Prim::Select && place(args[0]).is_some() && kernel.dtype(v) != DType::Bool {
-            groups.entry(args[0]).or_default().push(v);
+    let mut search = Search::new(kernel, stage);
+    // Selections by their condition; the groups from the end, so that the outer one of two nested selections comes first
+    // and takes all.
+    let mut selects: Vec<(Value, Value)> = Vec::new();
+    for v in kernel.stages[stage].values() {
+        if let Inst::Prim(Prim::Select, args) = kernel.inst(v)
+            && search.place(args[0]).is_some()
+            && kernel.dtype(v) != DType::Bool
+        {
+            selects.push((args[0], v));
         }
     }
-    for (_, reduction) in kernel.reductions_of(stage) {
-        if let Some(i) = place(reduction.input) {
-            users[i] = None;
-        }
-    }
-    let mut groups: Vec<(Value, Vec<Value>)> = groups.into_iter().collect();
-    // From the end, so that the outer one of two nested selections comes first and takes all.
-    groups.sort_by_key(|(_, selects)| std::cmp::Reverse(selects[0]));
-    let mut taken = vec![false; users.len()];
+    selects.sort_unstable();
+    let mut groups: Vec<&[(Value, Value)]> = selects.chunk_by(|a, b| a.0 == b.0).collect();
+    groups.sort_unstable_by_key(|group| std::cmp::Reverse(group[0].1));
     let mut found = Vec::new();
-    for (condition, mut selects) in groups {
-        let first = selects[0];
-        selects.retain(|s| matches!(kernel.inst(*s), Inst::Prim(_, args) if args.iter().all(|a| *a < first)));
-        if selects.iter().any(|s| place(*s).is_none_or(|i| taken[i])) {
+    for group in groups {
+        let (condition, first) = group[0];
+        let mut selects: Vec<Value> = group.iter().map(|(_, select)| *select).collect();
+        selects.retain(|s| kernel.inst(*s).operands().iter().all(|a| *a < first));
+        if selects.iter().any(|s| search.is_taken(*s)) {
             continue;
         }
-        let needed = needed_by(kernel, &selects, &users, place);
+        let needed = search.needed_by(&selects);
         if needed.len() >= LEAST {
-            for i in needed.iter().filter_map(|v| place(*v)) {
-                taken[i] = true;
-            }
+            search.take(&needed);
             found.push(Rare { condition, selects, needed });
         }
     }
@@ -75,34 +57,85 @@ pub fn rare(kernel: &Kernel, stage: usize) -> Vec<Rare> {
     found
 }
 
-/// The primitives that nothing but the selections' first operands is made of.
-fn needed_by(
-    kernel: &Kernel,
-    selects: &[Value],
-    users: &[Option<Vec<(Value, usize)>>],
-    place: impl Fn(Value) -> Option<usize>,
-) -> Vec<Value> {
-    let mut needed: Vec<Value> = Vec::new();
-    // From the last to the first, so that all users of a value are decided before the value is.
-    let mut queue: BinaryHeap<Value> = BinaryHeap::new();
-    let args = |v: Value| match kernel.inst(v) {
-        Inst::Prim(_, args) => args.clone(),
-        _ => Default::default(),
-    };
-    queue.extend(selects.iter().filter_map(|s| args(*s).get(1).copied()));
-    while let Some(v) = queue.pop() {
-        if needed.last() == Some(&v) || !matches!(kernel.inst(v), Inst::Prim(..)) {
-            continue;
+/// How often the values of a stage are used, in all and by what has been found to be needed.
+struct Search<'k> {
+    kernel: &'k Kernel,
+    stage: &'k Stage,
+    uses: Vec<Uses>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Uses {
+    /// By instructions and reductions of the stage.
+    all: u32,
+    /// By the selections at hand as their first operand, or by what only they need.
+    needed: u32,
+    /// True if it belongs to a selection that was found.
+    taken: bool,
+}
+
+impl<'k> Search<'k> {
+    fn new(kernel: &'k Kernel, stage: usize) -> Search<'k> {
+        let count = kernel.stages[stage].values().len();
+        let mut search = Search { kernel, stage: &kernel.stages[stage], uses: vec![Uses::default(); count] };
+        let operands = kernel.stages[stage].values().flat_map(|v| kernel.inst(v).operands());
+        for v in operands.chain(kernel.reductions_of(stage).map(|(_, r)| &r.input)) {
+            if let Some(i) = search.place(*v) {
+                search.uses[i].all += 1;
+            }
         }
-        let Some(Some(users)) = place(v).map(|i| users[i].as_ref()) else { continue };
-        let is_needed = |user: Value| needed.binary_search_by(|n| user.cmp(n)).is_ok();
-        if users.iter().all(|(user, n)| (*n == 1 && selects.contains(user)) || is_needed(*user)) {
-            needed.push(v);
-            queue.extend(args(v));
+        search
+    }
+
+    /// The index of a value in its stage; none if it belongs to another.
+    fn place(&self, v: Value) -> Option<usize> {
+        v.0.checked_sub(self.stage.start).filter(|_| v.0 < self.stage.end).map(|i| i as usize)
+    }
+
+    fn is_taken(&self, v: Value) -> bool {
+        self.place(v).is_none_or(|i| self.uses[i].taken)
+    }
+
+    fn take(&mut self, values: &[Value]) {
+        for v in values {
+            if let Some(i) = self.place(*v) {
+                self.uses[i].taken = true;
+            }
         }
     }
-    needed.reverse();
-    needed
+
+    /// The primitives that nothing but the selections' first operands is made of.
+    fn needed_by(&mut self, selects: &[Value]) -> Vec<Value> {
+        let mut needed: Vec<Value> = Vec::new();
+        let mut counted: Vec<usize> = Vec::new();
+        for select in selects {
+            if let Some(rare) = self.kernel.inst(*select).operands().get(1) {
+                self.count(*rare, &mut needed, &mut counted);
+            }
+        }
+        let mut next = 0;
+        while let Some(v) = needed.get(next) {
+            next += 1;
+            for operand in self.kernel.inst(*v).operands() {
+                self.count(*operand, &mut needed, &mut counted);
+            }
+        }
+        for i in counted {
+            self.uses[i].needed = 0;
+        }
+        needed.sort_unstable();
+        needed
+    }
+
+    /// Counts one use of a value by what is needed; if it was the last one, the value is needed as well.
+    fn count(&mut self, v: Value, needed: &mut Vec<Value>, counted: &mut Vec<usize>) {
+        let Some(i) = self.place(v) else { return };
+        self.uses[i].needed += 1;
+        counted.push(i);
+        if self.uses[i].needed == self.uses[i].all && matches!(self.kernel.inst(v), Inst::Prim(..)) {
+            needed.push(v);
+        }
+    }
 }
 
 #[cfg(test)]

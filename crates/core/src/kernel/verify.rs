@@ -6,7 +6,6 @@
 //!   uses no value that varies along the reduced dimensions;
 //! * scratch slots are stored before they are loaded, in an earlier loop.
 
-use super::builder::operands_of;
 use super::{Inst, Kernel, Level, Nest, Prim, Role, StageKind, Value};
 use crate::dtype::{DType, Kind};
 
@@ -38,7 +37,7 @@ pub fn verify(kernel: &Kernel) -> Result<(), String> {
         let here = stage_of[i];
         let kind = kinds[here];
         let fail = |what: &str| Err(format!("v{i}: {what}"));
-        for v in operands_of(&data.inst) {
+        for v in data.inst.operands() {
             if v.index() >= i {
                 return fail("operand does not precede its user");
             }
@@ -62,8 +61,11 @@ pub fn verify(kernel: &Kernel) -> Result<(), String> {
             Inst::Param(_) => {}
             Inst::Arg(_) => return fail("argument outside of a body"),
             Inst::Prim(prim, args) => {
-                let dtypes: Vec<DType> = args.iter().map(|v| kernel.dtype(*v)).collect();
-                check_prim(*prim, &dtypes, data.dtype).or_else(|reason| fail(&reason))?;
+                let mut dtypes = [DType::Bool; 3];
+                for (dtype, v) in dtypes.iter_mut().zip(args) {
+                    *dtype = kernel.dtype(*v);
+                }
+                check_prim(*prim, &dtypes[..args.len()], data.dtype).or_else(|reason| fail(&reason))?;
             }
             Inst::Load(n) | Inst::Store(n, _) => {
                 let Some(operand) = kernel.operands.get(*n as usize) else { return fail("no such operand") };
