@@ -24,6 +24,7 @@ pub mod literal;
 pub mod shape;
 
 pub mod graph;
+mod intern;
 pub mod ops;
 pub mod simplify;
 
