@@ -27,7 +27,7 @@ mod token;
 
 pub use ast::Ast;
 pub use limits::SourceLimits;
-pub use lower::{DimSpec, InputType, lower, symbols};
+pub use lower::{DimSpec, InputType, is_constant, lower, symbols};
 pub use render::render;
 pub use token::{TokenClass, tokens};
 

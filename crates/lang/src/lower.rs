@@ -136,6 +136,11 @@ pub fn symbols<'a>(inputs: impl IntoIterator<Item = (InputType<'a>, &'a [u64])>)
 const CONSTANTS: [(&str, f64); 4] =
     [("pi", std::f64::consts::PI), ("e", std::f64::consts::E), ("inf", f64::INFINITY), ("nan", f64::NAN)];
 
+/// True for the name of a constant, such as `pi`, which has a meaning without being bound.
+pub fn is_constant(name: &str) -> bool {
+    CONSTANTS.iter().any(|(constant, _)| *constant == name)
+}
+
 /// The dtype that a function of this name casts to.
 pub(crate) fn dtype_named(name: &str) -> Option<DType> {
     match name {
@@ -274,8 +279,7 @@ impl Lower<'_> {
     /// True for the name of an input, of an assigned value or of a constant.
     pub fn is_value(&self, name: NameId) -> bool {
         let text = self.ast.name(name);
-        let is_constant = CONSTANTS.iter().any(|(constant, _)| *constant == text);
-        is_constant || self.is_input[name.index()] || self.bound[name.index()].is_some()
+        is_constant(text) || self.is_input[name.index()] || self.bound[name.index()].is_some()
     }
 
     pub fn span(&self, id: ExprId) -> Span {
