@@ -226,6 +226,7 @@ pub struct Args {
 
 impl Args {
     /// These operands, of which there may be no more than three.
+    #[inline]
     pub fn from_slice(slice: &[Value]) -> Args {
         let mut values = [Value(0); 3];
         values[..slice.len()].copy_from_slice(slice);
@@ -233,11 +234,13 @@ impl Args {
     }
 
     /// The operands, with zeros after them.
+    #[inline]
     pub(crate) fn padded(self) -> [Value; 3] {
         self.values
     }
 
     /// Each operand replaced.
+    #[inline]
     pub(crate) fn map(mut self, mut to: impl FnMut(Value) -> Value) -> Args {
         for value in &mut self.values[..self.len as usize] {
             *value = to(*value);
@@ -249,6 +252,7 @@ impl Args {
 impl Deref for Args {
     type Target = [Value];
 
+    #[inline]
     fn deref(&self) -> &[Value] {
         &self.values[..self.len as usize]
     }
@@ -294,6 +298,7 @@ pub enum Inst {
 
 impl Inst {
     /// The values that it uses.
+    #[inline]
     pub fn operands(&self) -> &[Value] {
         match self {
             Inst::Prim(_, args) => args,
@@ -304,6 +309,7 @@ impl Inst {
     }
 
     /// The same instruction on other values.
+    #[inline]
     pub(crate) fn map(self, mut to: impl FnMut(Value) -> Value) -> Inst {
         match self {
             Inst::Prim(prim, args) => Inst::Prim(prim, args.map(to)),

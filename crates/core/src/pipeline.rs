@@ -18,7 +18,7 @@ pub fn plan(graph: Graph, options: Options, observe: &mut Observer<'_>) -> Resul
     check(options, || graph::verify::verify(&graph), || graph.to_string())?;
     observe("simplified", &graph);
     let groups = fuse::fuse(&graph, options.fuse);
-    let plan = kernel::lower::lower(graph, &groups);
+    let plan = kernel::lower::lower(graph, groups);
     for step in &plan.steps {
         check(options, || kernel::verify(&step.kernel), || step.kernel.to_string())?;
     }

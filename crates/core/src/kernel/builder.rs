@@ -15,6 +15,9 @@ use crate::interp;
 use crate::literal::Literal;
 use smallvec::SmallVec;
 
+/// Room for the instructions of a small kernel.
+const ROOM: usize = 64;
+
 /// A body or kernel under construction. `Value`s it hands out are valid until `finish`.
 pub struct Builder {
     nest: Nest,
@@ -43,8 +46,8 @@ impl Builder {
             operands: Vec::new(),
             params: Vec::new(),
             scratch: Vec::new(),
-            insts: Vec::new(),
-            places: Vec::new(),
+            insts: Vec::with_capacity(ROOM),
+            places: Vec::with_capacity(ROOM),
             stages: vec![StageKind::Row],
             reductions: Vec::new(),
             numbering: Index::default(),
@@ -129,8 +132,8 @@ impl Builder {
         let live = self.live(stores.chain(self.reductions.iter().map(|r| r.input)));
         // How many live instructions each stage has tells where it starts.
         let mut stages: Vec<Stage> = self.stages.iter().map(|kind| Stage { kind: *kind, start: 0, end: 0 }).collect();
-        for (place, _) in self.places.iter().zip(&live).filter(|(_, live)| **live) {
-            stages[*place as usize].end += 1;
+        for (place, live) in self.places.iter().zip(&live) {
+            stages[*place as usize].end += u32::from(*live);
         }
         let mut count = 0;
         for stage in &mut stages {

@@ -1,7 +1,10 @@
 //! A group of nodes to a kernel: places loads, bodies, reductions and stores in stages, and says what each memory
 //! operand and parameter is.
 //!
-//! Loops are numbered by *phase*: a value that uses no reduction has phase 0, a reduction's result has one more than
+//! Everything is done on *terms*: a term is a node with the axes of the domain along which its dimensions run, found once
+//! and numbered, so that what is known of it is in plain vectors.
+//!
+//! Loops are numbered by *phase*: a term that uses no reduction has phase 0, a reduction's result has one more than
 //! its operand. Loop `p` folds the reductions whose operands have phase `p` and stores the elements of phase `p`. A
 //! costly element that a later loop needs again waits in row-sized scratch; a cheap one is computed again. What does
 //! not vary along the inner axes leaves the loops by itself, in [`Builder`].
@@ -10,10 +13,11 @@ use super::{Builder, Level, Nest, Role, StageKind, Value};
 use crate::dtype::DType;
 use crate::fuse::{Axes, Frame, Group, base_of_views, is_trivial_view, of_operand, op_cost, through_trivial_view};
 use crate::graph::{Graph, NodeId, NodeKind};
+use crate::intern::{self, Index};
 use crate::literal::Literal;
 use crate::ops::{Op, OpKind};
 use crate::plan::{Access, Buffer, BufferId, BufferKind, ParamSource, Plan, Step, View};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 /// From this many primitives on, an element that several loops need is kept in scratch.
@@ -22,88 +26,99 @@ const SCRATCH_COST: u32 = 12;
 /// Integer exponents and counts up to this are constants of the kernel: the body of `pow` has products for them.
 const SMALL: i64 = 64;
 
-type Key = (NodeId, Axes);
-
 /// The plan of a graph: a kernel for each group, in their order, and the buffers between them.
-pub fn lower(graph: Graph, groups: &[Group]) -> Plan {
-    let mut buffers: Vec<Buffer> = Vec::new();
-    let mut buffer_of: FxHashMap<NodeId, BufferId> = FxHashMap::default();
-    let mut add = |node: NodeId, kind: BufferKind, buffers: &mut Vec<Buffer>| -> BufferId {
-        *buffer_of.entry(node).or_insert_with(|| {
-            let found = graph.node(node);
-            buffers.push(Buffer { kind, dtype: found.dtype, shape: found.shape.clone(), first: usize::MAX, last: 0 });
-            BufferId(buffers.len() as u32 - 1)
-        })
-    };
+pub fn lower(graph: Graph, groups: Vec<Group>) -> Plan {
+    let mut buffers = Buffers { buffers: Vec::new(), stored: vec![None; graph.len()], first_input: 0 };
     // An output that is an input is a copy of it, in a buffer of its own; loads of the input go to the input's.
-    let outputs: Vec<BufferId> =
-        graph.outputs.iter().enumerate().map(|(i, o)| add(*o, BufferKind::Output(i as u32), &mut buffers)).collect();
-    let guards: Vec<BufferId> =
-        graph.guards.iter().enumerate().map(|(i, g)| add(g.node, BufferKind::Guard(i as u32), &mut buffers)).collect();
-    for group in groups {
-        for (root, _) in &group.roots {
-            add(*root, BufferKind::Temp, &mut buffers);
-        }
+    let outputs = (0..).zip(&graph.outputs).map(|(i, o)| buffers.store(&graph, *o, BufferKind::Output(i))).collect();
+    let guards = (0..).zip(&graph.guards).map(|(i, g)| buffers.store(&graph, g.node, BufferKind::Guard(i))).collect();
+    for (root, _) in groups.iter().flat_map(|g| &g.roots) {
+        buffers.store(&graph, *root, BufferKind::Temp);
     }
-    let mut input_buffers: FxHashMap<NodeId, BufferId> = FxHashMap::default();
-    for (i, input) in graph.inputs().iter().enumerate() {
-        let node = graph.node(input.node);
-        buffers.push(Buffer {
-            kind: BufferKind::Input(i as u32),
-            dtype: node.dtype,
-            shape: node.shape.clone(),
-            first: usize::MAX,
-            last: 0,
-        });
-        input_buffers.insert(input.node, BufferId(buffers.len() as u32 - 1));
+    buffers.first_input = buffers.buffers.len() as u32;
+    for (i, input) in (0..).zip(graph.inputs()) {
+        buffers.add(&graph, input.node, BufferKind::Input(i));
     }
-    let mut steps = Vec::with_capacity(groups.len());
+    let mut steps: Vec<Step> = Vec::with_capacity(groups.len());
     for group in groups {
-        let step = lower_group(
-            &graph,
-            group,
-            |read| input_buffers.get(&read).copied().unwrap_or_else(|| buffer_of[&read]),
-            |root| buffer_of[&root],
-        );
+        let step = lower_group(&graph, group, &buffers);
         for access in &step.operands {
-            let buffer = &mut buffers[access.buffer.index()];
+            let buffer = &mut buffers.buffers[access.buffer.index()];
             buffer.first = buffer.first.min(steps.len());
             buffer.last = buffer.last.max(steps.len());
         }
         steps.push(step);
     }
-    Plan { graph, buffers, steps, outputs, guards }
+    Plan { buffers: buffers.buffers, steps, outputs, guards, graph }
 }
 
-/// The kernel of a group. `read` gives the buffer of an input or of a stored node of another group, `write` that of
-/// a root.
-fn lower_group(
-    graph: &Graph,
-    group: &Group,
-    read: impl Fn(NodeId) -> BufferId,
-    write: impl Fn(NodeId) -> BufferId,
-) -> Step {
+/// The buffers of a plan, and which node is in which.
+struct Buffers {
+    buffers: Vec<Buffer>,
+    /// The buffers that steps write, by node.
+    stored: Vec<Option<BufferId>>,
+    first_input: u32,
+}
+
+impl Buffers {
+    fn add(&mut self, graph: &Graph, node: NodeId, kind: BufferKind) -> BufferId {
+        let found = graph.node(node);
+        let (dtype, shape) = (found.dtype, found.shape.clone());
+        self.buffers.push(Buffer { kind, dtype, shape, first: usize::MAX, last: 0 });
+        BufferId(self.buffers.len() as u32 - 1)
+    }
+
+    /// The buffer into which a node is stored; a new one of this kind if there is none yet.
+    fn store(&mut self, graph: &Graph, node: NodeId, kind: BufferKind) -> BufferId {
+        if let Some(known) = self.stored[node.index()] {
+            return known;
+        }
+        let buffer = self.add(graph, node, kind);
+        self.stored[node.index()] = Some(buffer);
+        buffer
+    }
+
+    /// The buffer from which a node is read.
+    fn read(&self, graph: &Graph, node: NodeId) -> BufferId {
+        match graph.node(node).kind {
+            NodeKind::Input(n) => BufferId(self.first_input + n),
+            _ => self.written(node),
+        }
+    }
+
+    /// The buffer of a stored node.
+    fn written(&self, node: NodeId) -> BufferId {
+        match self.stored[node.index()] {
+            Some(buffer) => buffer,
+            None => unreachable!("fusion stores what another kernel reads"),
+        }
+    }
+}
+
+/// The kernel of a group.
+fn lower_group(graph: &Graph, group: Group, buffers: &Buffers) -> Step {
+    let Group { frame, roots, reads, reductions, reason, .. } = group;
+    let builder = Builder::kernel(frame.nest);
     let mut lowering = Lowering {
         graph,
-        group,
-        frame: group.frame.clone(),
-        read: &read,
-        builder: Builder::kernel(group.frame.nest),
+        frame,
+        reads,
+        buffers,
+        builder,
         operands: Vec::new(),
         operand_of: FxHashMap::default(),
         params: Vec::new(),
-        param_of: FxHashMap::default(),
-        rows: FxHashMap::default(),
-        elements: FxHashMap::default(),
-        reductions: FxHashMap::default(),
-        reads: group.reads.iter().copied().collect(),
-        first_loop: FxHashMap::default(),
-        scratch: FxHashMap::default(),
+        terms: Vec::new(),
+        numbering: Index::default(),
+        folds: Vec::new(),
+        fold_of: FxHashMap::default(),
+        elements: Vec::new(),
         loop_index: 0,
     };
-    match group.frame.nest {
-        Nest::Rows => lowering.rows(&write),
-        Nest::Columns => lowering.columns(&write),
+    let roots = lowering.explore(&roots, &reductions);
+    match lowering.frame.nest {
+        Nest::Rows => lowering.rows(&roots),
+        Nest::Columns => lowering.columns(&roots),
     }
     let Lowering { builder, operands, params, frame, .. } = lowering;
     let axes = |range: std::ops::Range<usize>| range.map(|a| a as u8).collect();
@@ -116,183 +131,150 @@ fn lower_group(
         reduced: axes(frame.outer..frame.outer + frame.reduced),
         inner: axes(frame.outer + frame.reduced..rank),
         domain: frame.domain,
-        reason: group.reason.clone(),
+        reason,
     }
+}
+
+/// The index of a [`Term`].
+type TermId = u32;
+
+/// A node with the axes of the domain along which its dimensions run.
+struct Term {
+    node: NodeId,
+    axes: Axes,
+    /// What it is computed from; nothing if it is loaded or folded.
+    operands: SmallVec<[TermId; 3]>,
+    /// True if it is loaded from the buffer of a node that another group stores.
+    is_read: bool,
+    phase: u32,
+    /// The value, if it is known at this point: those of rows and parameters stay, those of elements go with the loop.
+    value: Option<Value>,
+    /// The loop that computes it first as an element, if there are several loops.
+    first_loop: Option<u32>,
+    scratch: Scratch,
+}
+
+/// Whether an element waits in scratch for later loops.
+#[derive(Clone, Copy, PartialEq)]
+enum Scratch {
+    No,
+    Wanted,
+    Slot(u32),
+}
+
+/// A reduction that the kernel computes.
+struct Fold {
+    node: NodeId,
+    operand: TermId,
+    /// Its number in the kernel, once it is folded.
+    index: Option<u32>,
 }
 
 struct Lowering<'a> {
     graph: &'a Graph,
-    group: &'a Group,
     frame: Frame,
-    read: &'a dyn Fn(NodeId) -> BufferId,
+    /// What it reads of other groups, in order.
+    reads: Vec<NodeId>,
+    buffers: &'a Buffers,
     builder: Builder,
     operands: Vec<Access>,
     operand_of: FxHashMap<(Access, Level), u32>,
     params: Vec<ParamSource>,
-    param_of: FxHashMap<NodeId, Value>,
-    /// Values of row stages, good in every later stage.
-    rows: FxHashMap<Key, Value>,
-    /// Values of the open loop.
-    elements: FxHashMap<Key, Value>,
-    /// The index of each reduction that has been folded.
-    reductions: FxHashMap<Key, u32>,
-    reads: FxHashSet<NodeId>,
-    /// The loop that computes an element first, and the scratch slots of those that later loops need.
-    first_loop: FxHashMap<Key, u32>,
-    scratch: FxHashMap<Key, Option<u32>>,
+    terms: Vec<Term>,
+    numbering: Index,
+    folds: Vec<Fold>,
+    /// The folds by their node and the axes of their result.
+    fold_of: FxHashMap<(NodeId, Axes), u32>,
+    /// The terms with values of the open loop.
+    elements: Vec<TermId>,
     loop_index: u32,
 }
 
 impl Lowering<'_> {
-    fn rows(&mut self, write: &dyn Fn(NodeId) -> BufferId) {
-        let roots = self.group.roots.clone();
-        if self.group.reductions.is_empty() {
-            self.frame.outer = self.row_axes();
-        }
-        let phases = self.phases();
-        let phase = |id: NodeId| phases.get(&id).copied().unwrap_or(0);
-        let folds: Vec<(NodeId, NodeId, Axes)> = {
-            let mut folds: Vec<(NodeId, NodeId, Axes)> = Vec::new();
-            for (id, operand_axes) in &self.group.reductions {
-                if let NodeKind::Reduce(_, x, _) = &self.graph.node(*id).kind {
-                    folds.push((*id, *x, operand_axes.clone()));
-                }
-            }
-            folds.sort_by_key(|f| f.0);
-            folds.dedup();
-            folds
-        };
-        let (per_element, per_row): (Vec<Key>, Vec<Key>) =
-            roots.into_iter().partition(|(_, axes)| self.is_element(axes));
-        let loops = folds
-            .iter()
-            .map(|(_, x, _)| phase(*x) + 1)
-            .chain(per_element.iter().map(|(r, _)| phase(*r) + 1))
-            .max()
-            .unwrap_or(0);
-        self.plan_scratch(&folds, &per_element, &phases, loops);
-        for p in 0..=loops {
-            // The row stage before loop `p`: results of the loops so far.
-            for (root, axes) in per_row.iter().filter(|(r, _)| phase(*r) == p) {
-                let value = self.value(*root, axes);
-                self.store(*root, axes, value, Level::Row, write);
-            }
-            if p == loops {
-                break;
-            }
-            self.builder.stage(StageKind::Loop);
-            self.loop_index = p;
-            self.elements.clear();
-            for (id, x, axes) in folds.iter().filter(|(_, x, _)| phase(*x) == p) {
-                let value = self.value(*x, axes);
-                self.fold(*id, axes, value);
-            }
-            for (root, axes) in per_element.iter().filter(|(r, _)| phase(*r) == p) {
-                let value = self.value(*root, axes);
-                self.store(*root, axes, value, Level::Inner, write);
-            }
-            self.builder.stage(StageKind::Row);
-            self.elements.clear();
-        }
-    }
+    // Finding the terms.
 
-    fn columns(&mut self, write: &dyn Fn(NodeId) -> BufferId) {
-        self.builder.stage(StageKind::Loop);
-        for (id, axes) in self.group.reductions.clone() {
-            if let NodeKind::Reduce(_, x, _) = self.graph.node(id).kind {
-                let value = self.value(x, &axes);
-                self.fold(id, &axes, value);
+    /// Makes the terms of all that the kernel computes and loads; returns those of the roots.
+    fn explore(&mut self, roots: &[(NodeId, Axes)], reductions: &[(NodeId, Axes)]) -> Vec<TermId> {
+        let roots: Vec<TermId> = roots.iter().map(|(node, axes)| self.term(*node, axes)).collect();
+        for (node, operand_axes) in reductions {
+            if let NodeKind::Reduce(_, x, reduced) = &self.graph.node(*node).kind {
+                let kept = |(i, _): &(usize, &u8)| !reduced.contains(&(*i as u8));
+                let kept: Axes = operand_axes.iter().enumerate().filter(kept).map(|(_, a)| *a).collect();
+                self.fold_of.insert((*node, kept), self.folds.len() as u32);
+                let operand = self.term(*x, operand_axes);
+                self.folds.push(Fold { node: *node, operand, index: None });
             }
         }
-        self.builder.stage(StageKind::Loop);
-        self.loop_index = 1;
-        self.elements.clear();
-        self.rows.clear();
-        for (root, axes) in &self.group.roots {
-            let value = self.value(*root, axes);
-            self.store(*root, axes, value, Level::Inner, write);
+        let mut next = 0;
+        while next < self.terms.len() {
+            self.terms[next].operands = self.operands_of(next);
+            next += 1;
         }
+        self.number_phases();
+        roots
     }
 
-    fn fold(&mut self, id: NodeId, operand_axes: &Axes, value: Value) {
-        if let NodeKind::Reduce(reducer, _, reduced) = &self.graph.node(id).kind {
-            let index = self.builder.reduce(*reducer, value);
-            let kept: Axes = operand_axes
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| !reduced.contains(&(*i as u8)))
-                .map(|(_, a)| *a)
-                .collect();
-            self.reductions.insert((id, kept), index);
-        }
-    }
-
-    fn store(&mut self, root: NodeId, axes: &Axes, value: Value, level: Level, write: &dyn Fn(NodeId) -> BufferId) {
-        let access = Access { buffer: write(root), views: SmallVec::new(), axes: axes.clone() };
-        let operand = self.builder.operand(self.builder.dtype(value), Role::Out, level);
-        self.operands.push(access);
-        self.builder.store(operand, value);
-    }
-
-    /// True if axes reach into the inner ones; a root with no axes is an element of a kernel that folds nothing.
-    fn is_element(&self, axes: &[u8]) -> bool {
-        axes.len() == self.frame.domain.len() && (self.group.reductions.is_empty() || axes.len() > self.frame.outer)
-    }
-
-    /// How many axes of a kernel without reductions become rows: those along which inputs vary that do not vary along
-    /// the last one, so that what depends on these alone is computed once a row.
-    fn row_axes(&self) -> usize {
-        let last = self.frame.domain.len().wrapping_sub(1) as u8;
-        let mut outer = 0;
-        self.visit(self.group.roots.clone(), |id, axes| {
-            let node = self.graph.node(id);
-            let is_leaf = self.reads.contains(&id)
-                || matches!(node.kind, NodeKind::Input(_) | NodeKind::Index(..) | NodeKind::Transpose(..));
-            if is_leaf {
-                let varies = self.varying(id, axes);
-                if !varies.contains(&last) {
-                    outer = outer.max(varies.iter().max().map_or(0, |a| *a as usize + 1));
-                }
-            }
-            true
+    /// The term of a node along these axes.
+    fn term(&mut self, node: NodeId, axes: &Axes) -> TermId {
+        let new = self.terms.len() as u32;
+        let terms = &self.terms;
+        let id = self.numbering.id_of(intern::hash(&(node, axes)), new, |id| {
+            let term = &terms[id as usize];
+            term.node == node && term.axes == *axes
         });
-        outer
-    }
-
-    /// The axes along which a node really varies: those of its dimensions that are not 1.
-    fn varying(&self, id: NodeId, axes: &[u8]) -> Axes {
-        let shape = &self.graph.node(id).shape;
-        axes.iter().zip(shape).filter(|(_, d)| !self.graph.dims.is_one(**d)).map(|(a, _)| *a).collect()
-    }
-
-    /// What a node is computed from inside the kernel, with axes; empty for loads.
-    fn children(&self, id: NodeId, axes: &Axes) -> SmallVec<[Key; 3]> {
-        if self.reads.contains(&id) {
-            return SmallVec::new();
+        if id == new {
+            self.terms.push(Term {
+                node,
+                axes: axes.clone(),
+                operands: SmallVec::new(),
+                is_read: self.is_read(node),
+                phase: 0,
+                value: None,
+                first_loop: None,
+                scratch: Scratch::No,
+            });
         }
-        let node = self.graph.node(id);
-        match &node.kind {
-            NodeKind::Apply(..) | NodeKind::Cast(_) => {
-                node.operands().iter().map(|x| (*x, of_operand(axes, self.graph.rank(*x)))).collect()
-            }
-            NodeKind::Index(x, _) | NodeKind::Transpose(x, _) if !self.is_memory(*x) => {
-                let base = base_of_views(self.graph, *x);
-                if is_trivial_view(&node.kind) {
-                    SmallVec::from_elem((*x, through_trivial_view(&node.kind, axes)), 1)
-                } else if self.graph.rank(base) == 0 {
-                    SmallVec::from_elem((base, Axes::new()), 1)
-                } else {
-                    SmallVec::new()
+        id
+    }
+
+    /// The terms that a term is computed from inside the kernel.
+    fn operands_of(&mut self, term: usize) -> SmallVec<[TermId; 3]> {
+        let mut operands = SmallVec::new();
+        if self.terms[term].is_read {
+            return operands;
+        }
+        let graph = self.graph;
+        let axes = self.terms[term].axes.clone();
+        let kind = &graph.node(self.terms[term].node).kind;
+        match kind {
+            NodeKind::Apply(_, args) => {
+                for x in args {
+                    operands.push(self.term(*x, &of_operand(&axes, graph.rank(*x))));
                 }
             }
-            _ => SmallVec::new(),
+            NodeKind::Cast(x) => operands.push(self.term(*x, &axes)),
+            NodeKind::Index(x, _) | NodeKind::Transpose(x, _) if !self.is_memory(*x) => {
+                let base = base_of_views(graph, *x);
+                if is_trivial_view(kind) {
+                    operands.push(self.term(*x, &through_trivial_view(kind, &axes)));
+                } else if graph.rank(base) == 0 {
+                    operands.push(self.term(base, &Axes::new()));
+                }
+            }
+            NodeKind::Index(..) | NodeKind::Transpose(..) => {}
+            NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) | NodeKind::Reduce(..) => {}
         }
+        operands
+    }
+
+    fn is_read(&self, node: NodeId) -> bool {
+        self.reads.binary_search(&node).is_ok()
     }
 
     /// True if a node, seen through views, is in memory.
     fn is_memory(&self, mut id: NodeId) -> bool {
         loop {
-            if self.reads.contains(&id) {
+            if self.is_read(id) {
                 return true;
             }
             match self.graph.node(id).kind {
@@ -303,224 +285,282 @@ impl Lowering<'_> {
         }
     }
 
-    /// Visits what is computed and loaded for these keys, each once, operands of reductions included; goes below a
-    /// node if `visit` says so.
-    fn visit(&self, keys: Vec<Key>, mut visit: impl FnMut(NodeId, &Axes) -> bool) {
-        let mut stack = keys;
-        let mut seen: FxHashSet<Key> = FxHashSet::default();
-        while let Some((id, axes)) = stack.pop() {
-            if seen.insert((id, axes.clone())) && visit(id, &axes) {
-                stack.extend(self.children(id, &axes));
-            }
-        }
+    /// The fold whose result a term is.
+    fn fold_of(&self, term: &Term) -> Option<usize> {
+        self.fold_of.get(&(term.node, term.axes.clone())).map(|i| *i as usize)
     }
 
-    /// The phase of each node that uses a reduction; of all others it is 0.
-    fn phases(&self) -> FxHashMap<NodeId, u32> {
-        let folded: FxHashSet<NodeId> = self.group.reductions.iter().map(|r| r.0).collect();
-        let mut phases: FxHashMap<NodeId, u32> = FxHashMap::default();
-        let mut all: Vec<NodeId> = Vec::new();
-        let keys = self.group.roots.iter().cloned().chain(self.group.reductions.iter().filter_map(|(id, axes)| {
-            match self.graph.node(*id).kind {
-                NodeKind::Reduce(_, x, _) => Some((x, axes.clone())),
-                _ => None,
-            }
-        }));
-        self.visit(keys.collect(), |id, _| {
-            all.push(id);
-            true
-        });
-        all.sort_unstable();
-        all.dedup();
-        for id in all {
-            let node = self.graph.node(id);
-            let below = node
-                .operands()
-                .iter()
-                .filter_map(|x| phases.get(x).or_else(|| phases.get(&base_of_views(self.graph, *x))))
-                .max()
-                .copied()
-                .unwrap_or(0);
-            let phase = if self.reads.contains(&id) {
-                0
-            } else if folded.contains(&id) {
-                below + 1
-            } else {
-                below
+    fn number_phases(&mut self) {
+        if self.folds.is_empty() {
+            return;
+        }
+        for id in self.operands_first() {
+            let term = &self.terms[id as usize];
+            let phase = match self.graph.node(term.node).kind {
+                _ if term.is_read => 0,
+                NodeKind::Reduce(..) => self.fold_of(term).map_or(0, |f| self.phase(self.folds[f].operand) + 1),
+                _ => term.operands.iter().map(|x| self.phase(*x)).max().unwrap_or(0),
             };
-            if phase > 0 {
-                phases.insert(id, phase);
-            }
+            self.terms[id as usize].phase = phase;
         }
-        phases
     }
 
-    /// Finds the elements that more than one loop computes, and marks the costly ones for scratch.
-    fn plan_scratch(
-        &mut self,
-        folds: &[(NodeId, NodeId, Axes)],
-        per_element: &[Key],
-        phases: &FxHashMap<NodeId, u32>,
-        loops: u32,
-    ) {
+    /// All terms, each after those that it is computed from.
+    fn operands_first(&self) -> Vec<TermId> {
+        let mut order: Vec<TermId> = (0..self.terms.len() as u32).collect();
+        order.sort_unstable_by_key(|id| self.terms[*id as usize].node);
+        order
+    }
+
+    fn phase(&self, term: TermId) -> u32 {
+        self.terms[term as usize].phase
+    }
+
+    // The stages.
+
+    fn rows(&mut self, roots: &[TermId]) {
+        if self.folds.is_empty() {
+            self.frame.outer = self.row_axes();
+        }
+        let (mut elements, mut rows): (Vec<TermId>, Vec<TermId>) = roots.iter().partition(|r| self.is_element(**r));
+        let mut folds: Vec<usize> = (0..self.folds.len()).collect();
+        // Each in the order of its loop.
+        folds.sort_by_key(|f| (self.phase(self.folds[*f].operand), self.folds[*f].node));
+        elements.sort_by_key(|r| self.phase(*r));
+        rows.sort_by_key(|r| self.phase(*r));
+        let last_fold = folds.last().map(|f| self.folds[*f].operand);
+        let loops = last_fold.iter().chain(elements.last()).map(|t| self.phase(*t) + 1).max().unwrap_or(0);
+        self.plan_scratch(&folds, &elements, loops);
+        let (mut folds, mut elements, mut rows) =
+            (folds.into_iter().peekable(), elements.into_iter().peekable(), rows.into_iter().peekable());
+        for p in 0..=loops {
+            // The row stage before loop `p`: results of the loops so far.
+            while let Some(root) = rows.next_if(|r| self.phase(*r) == p) {
+                self.store(root, Level::Row);
+            }
+            if p == loops {
+                break;
+            }
+            self.open_loop(p);
+            while let Some(fold) = folds.next_if(|f| self.phase(self.folds[*f].operand) == p) {
+                self.fold(fold);
+            }
+            while let Some(root) = elements.next_if(|r| self.phase(*r) == p) {
+                self.store(root, Level::Inner);
+            }
+            self.builder.stage(StageKind::Row);
+            self.forget_elements();
+        }
+    }
+
+    fn columns(&mut self, roots: &[TermId]) {
+        self.open_loop(0);
+        for fold in 0..self.folds.len() {
+            self.fold(fold);
+        }
+        self.open_loop(1);
+        // There are no rows after the folding: all but the parameters is computed anew.
+        for term in &mut self.terms {
+            if !matches!(self.graph.node(term.node).kind, NodeKind::Const(_) | NodeKind::Size(_)) {
+                term.value = None;
+            }
+        }
+        for root in roots {
+            self.store(*root, Level::Inner);
+        }
+    }
+
+    fn open_loop(&mut self, index: u32) {
+        self.builder.stage(StageKind::Loop);
+        self.loop_index = index;
+        self.forget_elements();
+    }
+
+    fn forget_elements(&mut self) {
+        for term in self.elements.drain(..) {
+            self.terms[term as usize].value = None;
+        }
+    }
+
+    fn fold(&mut self, fold: usize) {
+        let Fold { node, operand, .. } = self.folds[fold];
+        if let NodeKind::Reduce(reducer, ..) = self.graph.node(node).kind {
+            let value = self.value(operand);
+            self.folds[fold].index = Some(self.builder.reduce(reducer, value));
+        }
+    }
+
+    fn store(&mut self, root: TermId, level: Level) {
+        let value = self.value(root);
+        let Term { node, ref axes, .. } = self.terms[root as usize];
+        let operand = self.builder.operand(self.builder.dtype(value), Role::Out, level);
+        let buffer = self.buffers.written(node);
+        self.operands.push(Access { buffer, views: SmallVec::new(), axes: axes.clone() });
+        self.builder.store(operand, value);
+    }
+
+    /// True if axes reach into the inner ones; a root with no axes is an element of a kernel that folds nothing.
+    fn is_element(&self, root: TermId) -> bool {
+        let axes = &self.terms[root as usize].axes;
+        axes.len() == self.frame.domain.len() && (self.folds.is_empty() || axes.len() > self.frame.outer)
+    }
+
+    /// How many axes of a kernel without reductions become rows: those along which inputs vary that do not vary along
+    /// the last one, so that what depends on these alone is computed once a row.
+    fn row_axes(&self) -> usize {
+        let rank = self.frame.domain.len();
+        if rank < 2 {
+            return 0;
+        }
+        let mut outer = 0;
+        for term in &self.terms {
+            let is_view =
+                |kind: &NodeKind| matches!(kind, NodeKind::Input(_) | NodeKind::Index(..) | NodeKind::Transpose(..));
+            if term.is_read || is_view(&self.graph.node(term.node).kind) {
+                let (last, varies) = self.varying(term).fold((None, false), |(last, inner), a| {
+                    (last.max(Some(a as usize)), inner || a as usize == rank - 1)
+                });
+                if !varies {
+                    outer = outer.max(last.map_or(0, |a| a + 1));
+                }
+            }
+        }
+        outer
+    }
+
+    /// The axes along which a term really varies: those of its dimensions that are not 1.
+    fn varying<'t>(&'t self, term: &'t Term) -> impl Iterator<Item = u8> + 't {
+        let shape = &self.graph.node(term.node).shape;
+        term.axes.iter().zip(shape).filter(|(_, d)| !self.graph.dims.is_one(**d)).map(|(a, _)| *a)
+    }
+
+    /// Finds the elements that more than one loop computes, and marks the costly ones for scratch. `folds` and
+    /// `elements` are in the order of their loops.
+    fn plan_scratch(&mut self, folds: &[usize], elements: &[TermId], loops: u32) {
         if loops < 2 {
             return;
         }
-        let phase = |id: NodeId| phases.get(&id).copied().unwrap_or(0);
-        let mut first_loop: FxHashMap<Key, u32> = FxHashMap::default();
-        let mut scratch: FxHashMap<Key, Option<u32>> = FxHashMap::default();
-        let mut cost: FxHashMap<NodeId, u32> = FxHashMap::default();
-        for p in 0..loops {
-            let keys: Vec<Key> = folds
-                .iter()
-                .filter(|(_, x, _)| phase(*x) == p)
-                .map(|(_, x, axes)| (*x, axes.clone()))
-                .chain(per_element.iter().filter(|(r, _)| phase(*r) == p).cloned())
-                .collect();
-            self.visit(keys, |id, axes| {
-                let varies = self.varying(id, axes);
-                if !varies.iter().any(|a| *a as usize >= self.frame.outer) {
-                    return false;
+        let cost = self.inline_costs();
+        let roots = folds.iter().map(|f| &self.folds[*f].operand).chain(elements);
+        let mut roots: Vec<(u32, TermId)> = roots.map(|r| (self.phase(*r), *r)).collect();
+        roots.sort_unstable();
+        // The last loop that has visited each term.
+        let mut visited: Vec<Option<u32>> = vec![None; self.terms.len()];
+        for roots in roots.chunk_by(|a, b| a.0 == b.0) {
+            let p = roots[0].0;
+            let mut stack: Vec<TermId> = roots.iter().map(|(_, root)| *root).collect();
+            while let Some(id) = stack.pop() {
+                if visited[id as usize].replace(p) == Some(p) {
+                    continue;
                 }
-                let key = (id, axes.clone());
-                match first_loop.get(&key) {
-                    Some(first) if *first < p && self.inline_cost(id, &mut cost) >= SCRATCH_COST => {
-                        scratch.insert(key, None);
-                        false
-                    }
-                    Some(_) => true,
-                    None => {
-                        first_loop.insert(key, p);
-                        true
-                    }
+                if !self.varying(&self.terms[id as usize]).any(|a| a as usize >= self.frame.outer) {
+                    continue;
                 }
-            });
-        }
-        self.first_loop = first_loop;
-        self.scratch = scratch;
-    }
-
-    /// The primitives that computing a node takes, down to loads and reductions.
-    fn inline_cost(&self, id: NodeId, known: &mut FxHashMap<NodeId, u32>) -> u32 {
-        let mut stack = vec![id];
-        while let Some(&here) = stack.last() {
-            let node = self.graph.node(here);
-            let stops = self.reads.contains(&here)
-                || !matches!(node.kind, NodeKind::Apply(..) | NodeKind::Cast(_) | NodeKind::Index(..));
-            if stops {
-                known.insert(here, 0);
-            }
-            if known.contains_key(&here) {
-                stack.pop();
-                continue;
-            }
-            let operands = node.operands();
-            let missing: Vec<NodeId> = operands.iter().copied().filter(|x| !known.contains_key(x)).collect();
-            if missing.is_empty() {
-                let own = match node.kind {
-                    NodeKind::Apply(op, _) => op_cost(op),
-                    NodeKind::Cast(_) => 1,
-                    _ => 0,
-                };
-                let below = operands.iter().fold(own, |sum, x| sum.saturating_add(known[x]));
-                known.insert(here, below);
-                stack.pop();
-            } else {
-                stack.extend(missing);
+                let term = &mut self.terms[id as usize];
+                match term.first_loop {
+                    Some(first) if first < p && cost[id as usize] >= SCRATCH_COST => {
+                        term.scratch = Scratch::Wanted;
+                        continue;
+                    }
+                    Some(_) => {}
+                    None => term.first_loop = Some(p),
+                }
+                stack.extend(&term.operands);
             }
         }
-        known[&id]
     }
 
-    /// The value of a node in the open stage. Depth first with a stack of its own: expressions may be very deep.
-    fn value(&mut self, id: NodeId, axes: &Axes) -> Value {
-        let mut stack: Vec<Key> = vec![(id, axes.clone())];
-        let mut last = None;
-        while let Some(key) = stack.last().cloned() {
-            if let Some(known) = self.known(&key) {
-                last = Some(known);
-                stack.pop();
-                continue;
-            }
-            let children = self.children(key.0, &key.1);
-            let missing: SmallVec<[Key; 3]> = children.iter().filter(|c| self.known(c).is_none()).cloned().collect();
-            if !missing.is_empty() {
+    /// The primitives that computing each term takes, down to loads and reductions.
+    fn inline_costs(&self) -> Vec<u32> {
+        let mut costs = vec![0u32; self.terms.len()];
+        for id in self.operands_first() {
+            let term = &self.terms[id as usize];
+            let own = match self.graph.node(term.node).kind {
+                _ if term.is_read => 0,
+                NodeKind::Apply(op, _) => op_cost(op),
+                NodeKind::Cast(_) => 1,
+                _ => 0,
+            };
+            let below = term.operands.iter().fold(own, |sum, x| sum.saturating_add(costs[*x as usize]));
+            costs[id as usize] = below;
+        }
+        costs
+    }
+
+    // Values.
+
+    /// The value of a term in the open stage. Depth first with a stack of its own: expressions may be very deep.
+    fn value(&mut self, term: TermId) -> Value {
+        let mut stack: Vec<TermId> = vec![term];
+        loop {
+            let id = stack[stack.len() - 1];
+            let mut value = self.terms[id as usize].value;
+            if value.is_none() {
                 // The first operand on top, so that loads are numbered as they are written.
-                stack.extend(missing.into_iter().rev());
-                continue;
+                let before = stack.len();
+                let missing = |x: &&TermId| self.terms[**x as usize].value.is_none();
+                stack.extend(self.terms[id as usize].operands.iter().rev().filter(missing));
+                if stack.len() == before {
+                    value = Some(self.compute(id));
+                    self.remember(id, value);
+                }
             }
-            let operands: SmallVec<[Value; 3]> = children.iter().filter_map(|c| self.known(c)).collect();
-            let value = self.compute(&key, &operands);
-            self.remember(key, value);
-            last = Some(value);
-            stack.pop();
+            if let Some(value) = value {
+                stack.pop();
+                if stack.is_empty() {
+                    return value;
+                }
+            }
         }
-        last.unwrap_or(Value(0))
     }
 
-    fn known(&self, key: &Key) -> Option<Value> {
-        if let Some(v) = self.rows.get(key).or_else(|| self.elements.get(key)) {
-            return Some(*v);
+    fn remember(&mut self, id: TermId, value: Option<Value>) {
+        let term = &mut self.terms[id as usize];
+        term.value = value;
+        let Some(value) = value.filter(|v| self.builder.is_loop_value(*v)) else { return };
+        self.elements.push(id);
+        if term.scratch == Scratch::Wanted && term.first_loop == Some(self.loop_index) {
+            let slot = self.builder.scratch(self.builder.dtype(value));
+            term.scratch = Scratch::Slot(slot);
+            self.builder.scratch_store(slot, value);
         }
-        self.param_of.get(&key.0).copied()
     }
 
-    fn remember(&mut self, key: Key, value: Value) {
-        let first_here = self.first_loop.get(&key) == Some(&self.loop_index);
-        let is_loop = self.builder.is_loop_value(value);
-        if is_loop
-            && first_here
-            && let Some(slot @ None) = self.scratch.get_mut(&key)
+    /// The value of a term whose operands have values.
+    fn compute(&mut self, id: TermId) -> Value {
+        let term = &self.terms[id as usize];
+        if let Scratch::Slot(slot) = term.scratch
+            && term.first_loop.is_some_and(|first| first < self.loop_index)
         {
-            let index = self.builder.scratch(self.builder.dtype(value));
-            *slot = Some(index);
-            self.builder.scratch_store(index, value);
+            return self.builder.scratch_load(slot);
         }
-        if is_loop {
-            self.elements.insert(key, value)
-        } else {
-            self.rows.insert(key, value)
-        };
-    }
-
-    /// The value of a node whose operands have values.
-    fn compute(&mut self, key: &Key, operands: &[Value]) -> Value {
-        let (id, axes) = key;
-        if let Some(Some(slot)) = self.scratch.get(key)
-            && self.first_loop.get(key).is_some_and(|first| *first < self.loop_index)
-        {
-            return self.builder.scratch_load(*slot);
+        if term.is_read {
+            return self.load(id);
         }
-        let node = self.graph.node(*id);
-        if self.reads.contains(id) {
-            return self.load(*id, axes);
-        }
+        let mut operands: SmallVec<[Value; 3]> =
+            term.operands.iter().filter_map(|x| self.terms[*x as usize].value).collect();
+        let node = self.graph.node(term.node);
         match &node.kind {
             NodeKind::Const(literal) => {
-                let value = self.builder.param(literal.dtype());
                 self.params.push(ParamSource::Const(*literal));
-                self.param_of.insert(*id, value);
-                value
+                self.builder.param(literal.dtype())
             }
             NodeKind::Size(dims) => {
-                let value = self.builder.param(DType::I64);
                 self.params.push(ParamSource::Size(dims.clone()));
-                self.param_of.insert(*id, value);
-                value
+                self.builder.param(DType::I64)
             }
-            NodeKind::Input(_) => self.load(*id, axes),
-            NodeKind::Index(..) | NodeKind::Transpose(..) => match operands {
-                [x] => *x,
-                _ => self.load(*id, axes),
+            NodeKind::Input(_) => self.load(id),
+            NodeKind::Index(..) | NodeKind::Transpose(..) => match *operands {
+                [x] => x,
+                _ => self.load(id),
             },
             NodeKind::Cast(_) => self.builder.cast(operands[0], node.dtype),
-            NodeKind::Reduce(..) => match self.reductions.get(key) {
-                Some(index) => self.builder.reduced(*index),
-                None => unreachable!("fusion placed {id} in this kernel"),
+            NodeKind::Reduce(..) => match self.fold_of(term).and_then(|f| self.folds[f].index) {
+                Some(index) => self.builder.reduced(index),
+                None => unreachable!("fusion placed {} in this kernel", term.node),
             },
             NodeKind::Apply(op, args) => {
                 let OpKind::Elementwise(body) = op.def().kind else { unreachable!("{op} is elementwise") };
-                let mut operands: SmallVec<[Value; 3]> = operands.into();
                 if let Some(constant) = args.get(1).and_then(|a| small_constant(self.graph, *op, *a)) {
                     operands[1] = self.builder.constant(constant);
                 }
@@ -531,11 +571,12 @@ impl Lowering<'_> {
         }
     }
 
-    /// Loads a node that is in memory, or a view of one.
-    fn load(&mut self, id: NodeId, axes: &Axes) -> Value {
+    /// Loads a term that is in memory, or a view of one.
+    fn load(&mut self, id: TermId) -> Value {
+        let term = &self.terms[id as usize];
         let mut views: SmallVec<[View; 1]> = SmallVec::new();
-        let mut base = id;
-        while !self.reads.contains(&base) {
+        let mut base = term.node;
+        while !self.is_read(base) {
             match &self.graph.node(base).kind {
                 NodeKind::Transpose(x, perm) => {
                     views.push(View::Transpose(perm.clone()));
@@ -549,25 +590,19 @@ impl Lowering<'_> {
             }
         }
         views.reverse();
-        let access = Access { buffer: (self.read)(base), views, axes: axes.clone() };
         let inner = self.frame.outer + self.frame.reduced;
-        let along_inner = self.varying(id, axes).iter().any(|a| *a as usize >= inner);
+        let along_inner = self.varying(term).any(|a| a as usize >= inner);
         // After the folding, a column kernel has no rows: everything there belongs to a column.
         let level = if along_inner || (self.frame.nest == Nest::Columns && self.loop_index == 1) {
             Level::Inner
         } else {
             Level::Row
         };
-        let dtype = self.graph.node(id).dtype;
-        let operand = match self.operand_of.get(&(access.clone(), level)) {
-            Some(known) => *known,
-            None => {
-                let operand = self.builder.operand(dtype, Role::In, level);
-                self.operands.push(access.clone());
-                self.operand_of.insert((access, level), operand);
-                operand
-            }
-        };
+        let access = Access { buffer: self.buffers.read(self.graph, base), views, axes: term.axes.clone() };
+        let operand = *self.operand_of.entry((access, level)).or_insert_with_key(|(access, level)| {
+            self.operands.push(access.clone());
+            self.builder.operand(self.graph.node(term.node).dtype, Role::In, *level)
+        });
         self.builder.load(operand)
     }
 }
