@@ -1,0 +1,57 @@
+"""Fused array expressions over NumPy arrays, compiled to native code on all cores.
+
+>>> import numpy as np, numfuse
+>>> a, b = np.array([1.0, 2.0, 3.0]), np.array([0.5, 1.5, 2.5])
+>>> numfuse.evaluate("2*a + 3*b**2")
+array([ 2.75, 10.75, 24.75])
+"""
+
+from ._errors import (
+    ArgumentError,
+    Error,
+    InternalError,
+    LimitError,
+    NoMemoryError,
+    OutputError,
+    ParseError,
+    RangeError,
+    ShapeError,
+    UnknownFunctionError,
+    UnknownNameError,
+)
+from ._numfuse import (
+    Function,
+    __version__,
+    compile,
+    evaluate,
+    explain,
+    get_num_threads,
+    set_num_threads,
+)
+
+__all__ = [
+    "ArgumentError",
+    "Error",
+    "Function",
+    "InternalError",
+    "LimitError",
+    "NoMemoryError",
+    "OutputError",
+    "ParseError",
+    "RangeError",
+    "ShapeError",
+    "UnknownFunctionError",
+    "UnknownNameError",
+    "__version__",
+    "compile",
+    "evaluate",
+    "explain",
+    "get_num_threads",
+    "set_num_threads",
+]
+
+for _class in (ArgumentError, Error, InternalError, LimitError, NoMemoryError, OutputError, ParseError, RangeError):
+    _class.__module__ = __name__
+for _class in (ShapeError, UnknownFunctionError, UnknownNameError):
+    _class.__module__ = __name__
+del _class

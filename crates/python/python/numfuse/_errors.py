@@ -1,0 +1,59 @@
+"""What goes wrong, as Python's own exceptions say it: every class here is also one of theirs."""
+
+
+class Error(Exception):
+    """Everything that numfuse raises. The message draws the expression with the place of the mistake.
+
+    >>> import numfuse
+    >>> try:
+    ...     numfuse.evaluate("sqtr(2)")
+    ... except numfuse.Error as error:
+    ...     print(error.code, isinstance(error, NameError))
+    E0202 True
+    """
+
+    #: Which mistake it is: a code that never changes its meaning, such as ``"E0401"``.
+    code = "E0901"
+
+    def __str__(self):
+        return str(self.args[0]) if self.args else ""
+
+
+class ParseError(Error, SyntaxError, ValueError):
+    """A text that is no expression."""
+
+
+class UnknownNameError(Error, NameError, KeyError):
+    """A name that is bound nowhere."""
+
+
+class UnknownFunctionError(Error, NameError, TypeError):
+    """A function or a method that does not exist."""
+
+
+class ArgumentError(Error, TypeError):
+    """An argument of a type that the operation does not take."""
+
+
+class ShapeError(Error, ValueError):
+    """Shapes, axes or indices that do not go together."""
+
+
+class RangeError(Error, OverflowError, ValueError):
+    """A number that does not fit the integers it meets, or that they cannot be raised to."""
+
+
+class OutputError(Error, ValueError, TypeError):
+    """An ``out=`` that the result cannot be written to."""
+
+
+class LimitError(Error, ValueError):
+    """An expression or a result that is too large."""
+
+
+class NoMemoryError(Error, MemoryError):
+    """Memory that the system did not give."""
+
+
+class InternalError(Error, RuntimeError):
+    """A bug in numfuse: please report it."""
