@@ -29,7 +29,7 @@ mod jit;
 mod launch;
 
 pub use jit::MemoryStats;
-pub use launch::{AlignedBuffer, BufferPool, Compiled, RunOptions};
+pub use launch::{AlignedBuffer, BufferPool, Compiled, Prepared, RunOptions};
 
 use clif::{Analysis, Target};
 use cranelift_codegen::Context;
