@@ -53,6 +53,9 @@ pub enum IndexItem {
     NewAxis,
 }
 
+/// The items of an index. On the heap, since they are large and few nodes have any.
+pub type Items = Box<[IndexItem]>;
+
 /// What a node computes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum NodeKind {
@@ -71,7 +74,7 @@ pub enum NodeKind {
     /// Dimensions in another order: dimension `i` of the result is dimension `perm[i]` of the operand.
     Transpose(NodeId, SmallVec<[u8; 4]>),
     /// A basic index with one item for each dimension of the operand, besides new axes.
-    Index(NodeId, SmallVec<[IndexItem; 4]>),
+    Index(NodeId, Items),
 }
 
 /// A node: what it computes and the type of the result.
@@ -316,9 +319,8 @@ impl Graph {
             return Err(Diagnostic::new(Code::Index, format!("{used} indices for an array of rank {rank}"))
                 .why("each index or slice takes one dimension"));
         }
-        let mut items: SmallVec<[IndexItem; 4]> = items.into();
-        items.extend((used..rank).map(|_| IndexItem::Slice(Slice::ALL)));
-        self.index_exact(x, items)
+        let rest = (used..rank).map(|_| IndexItem::Slice(Slice::ALL));
+        self.index_exact(x, items.iter().copied().chain(rest).collect())
     }
 
     /// The number of dimensions.
@@ -405,7 +407,7 @@ impl Graph {
     }
 
     /// An index with one item for each dimension.
-    pub fn index_exact(&mut self, x: NodeId, items: SmallVec<[IndexItem; 4]>) -> Result {
+    pub fn index_exact(&mut self, x: NodeId, items: Items) -> Result {
         let Node { dtype, weak, shape: ref from, .. } = *self.node(x);
         let from = from.clone();
         let mut dims = from.iter();

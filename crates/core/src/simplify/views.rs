@@ -162,9 +162,8 @@ fn adapt(graph: &Graph, shape: &[DimId], operand: NodeId, views: &[View]) -> Vie
         .map(|i| i < lead || (graph.dims.is_one(from[i - lead]) && from[i - lead] != shape[i]))
         .collect();
     if lead > 0 {
-        let mut items: SmallVec<[IndexItem; 4]> = SmallVec::from_elem(IndexItem::NewAxis, lead);
-        items.extend(from.iter().map(|_| IndexItem::Slice(Slice::ALL)));
-        adapted.push(View::Index(items));
+        let kept = from.iter().map(|_| IndexItem::Slice(Slice::ALL));
+        adapted.push(View::Index(std::iter::repeat_n(IndexItem::NewAxis, lead).chain(kept).collect()));
     }
     for view in views {
         match view {
@@ -175,7 +174,7 @@ fn adapt(graph: &Graph, shape: &[DimId], operand: NodeId, views: &[View]) -> Vie
             View::Index(items) => {
                 let mut dims = single.iter();
                 let mut after: SmallVec<[bool; 4]> = SmallVec::new();
-                let mut own: SmallVec<[IndexItem; 4]> = SmallVec::new();
+                let mut own: Vec<IndexItem> = Vec::with_capacity(items.len());
                 for item in items {
                     let is_single = match item {
                         IndexItem::NewAxis => false,
@@ -191,7 +190,7 @@ fn adapt(graph: &Graph, shape: &[DimId], operand: NodeId, views: &[View]) -> Vie
                     }
                 }
                 single = after;
-                adapted.push(View::Index(own));
+                adapted.push(View::Index(own.into()));
             }
         }
     }
