@@ -11,10 +11,12 @@
 
 mod buffer;
 mod columns;
+mod fork;
 mod pack;
 mod pool;
 
 pub use buffer::{AlignedBuffer, BufferPool};
+pub use fork::forks;
 
 use crate::Error;
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
@@ -301,6 +303,12 @@ impl Prepared {
     /// The launch.
     pub fn launch(&self) -> &Launch {
         &self.launch
+    }
+
+    /// About how long a run takes on one thread.
+    pub fn nanoseconds(&self) -> f64 {
+        let rows = self.form.rows as f64 * self.launch.reduced_len() as f64;
+        self.compiled.row_cost(self.form.inner) * rows
     }
 
     /// Runs the kernel; see [`Compiled::run`].

@@ -5,7 +5,7 @@
 
 use crate::element::Element;
 use crate::env::AsArrayRef;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, cpu_error};
 use crate::view::{ArrayMut, ArrayRef, Memory};
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_core::dtype::DType;
@@ -138,10 +138,14 @@ impl Array {
     /// If they are of another type.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.expect::<T>()?;
+        let mut elements: Vec<T> = Vec::new();
+        let bytes = self.len() * size_of::<T>();
+        elements.try_reserve_exact(self.len()).map_err(|_| cpu_error(numfuse_cpu::Error::OutOfMemory { bytes }))?;
         if let Some(slice) = self.view().as_slice() {
-            return Ok(slice.to_vec());
+            elements.extend_from_slice(slice);
+            return Ok(elements);
         }
-        let mut elements = vec![T::default(); self.len()];
+        elements.resize(self.len(), T::default());
         ArrayMut::shaped(&mut elements, &self.shape())?.copy_from(&self.view())?;
         Ok(elements)
     }

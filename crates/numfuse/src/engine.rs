@@ -14,6 +14,7 @@ mod cache;
 mod function;
 mod kernel;
 mod limits;
+mod process;
 mod program;
 mod recent;
 mod run;
@@ -34,6 +35,7 @@ use crate::view::ArrayRef;
 use cache::CodeCache;
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_lang::Ast;
+use process::PerProcess;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use recent::Recent;
@@ -64,9 +66,11 @@ pub(crate) struct Shared {
     pub threads: usize,
     pub code: CodeCache,
     pub counters: Counters,
-    texts: Cache<Box<str>, Arc<Text>, Estimate, RandomState>,
-    recipes: Cache<Arc<Recipe>, Arc<Program>, Estimate, RandomState>,
+    texts: PerProcess<Bounded<Box<str>, Arc<Text>>>,
+    recipes: PerProcess<Bounded<Arc<Recipe>, Arc<Program>>>,
 }
+
+type Bounded<K, V> = Cache<K, V, Estimate, RandomState>;
 
 #[derive(Default)]
 pub(crate) struct Counters {
@@ -172,21 +176,25 @@ impl Builder {
                 threads: if self.threads == 0 { cores() } else { self.threads },
                 code: CodeCache::new(self.backend, self.cache_bytes)?,
                 counters: Counters::default(),
-                texts: cache(self.cache_bytes)?,
-                recipes: cache(self.cache_bytes)?,
+                texts: caches(self.cache_bytes, Estimate)?,
+                recipes: caches(self.cache_bytes, Estimate)?,
             }),
         })
     }
 }
 
-/// An empty cache of one shard, so that anything may take up all of the bound.
-fn cache<K: Eq + std::hash::Hash, V: Clone>(bytes: u64) -> Result<Cache<K, V, Estimate, RandomState>>
+/// Empty caches of one shard, so that anything may take up all of the bound.
+fn caches<K, V, W>(bytes: u64, weigh: W) -> Result<PerProcess<Cache<K, V, W, RandomState>>>
 where
-    Estimate: Weighter<K, V>,
+    K: Eq + std::hash::Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    W: Weighter<K, V> + Clone + Send + Sync + 'static,
 {
     let options = OptionsBuilder::new().estimated_items_capacity(1024).weight_capacity(bytes).shards(1).build();
     let options = options.map_err(|e| Error::new(Code::Internal, e.to_string()))?;
-    Ok(Cache::with_options(options, Estimate, RandomState::new(), DefaultLifecycle::default()))
+    Ok(PerProcess::new(move || {
+        Cache::with_options(options.clone(), weigh.clone(), RandomState::new(), DefaultLifecycle::default())
+    }))
 }
 
 impl Default for Engine {
@@ -304,8 +312,8 @@ impl Engine {
 
     /// Forgets everything that was prepared; kernels that are held stay good.
     pub fn clear(&self) {
-        self.shared.texts.clear();
-        self.shared.recipes.clear();
+        self.shared.texts.get().clear();
+        self.shared.recipes.get().clear();
         self.shared.code.clear();
     }
 
@@ -346,12 +354,12 @@ impl Engine {
         let (recipe, data) = Recipe::of(exprs, self.shared.limits.nodes)?;
         self.shared.check_inputs(recipe.inputs.len())?;
         let recipe = Arc::new(recipe);
-        if let Some(program) = self.shared.recipes.get(&recipe) {
+        if let Some(program) = self.shared.recipes.get().get(&recipe) {
             return Ok((program, data));
         }
         let inputs = recipe.inputs.clone();
         let program = Arc::new(Program::new(Source::Recipe(recipe.clone()), None, inputs));
-        self.shared.recipes.insert(recipe, program.clone());
+        self.shared.recipes.get().insert(recipe, program.clone());
         Ok((program, data))
     }
 }
@@ -389,11 +397,11 @@ fn type_of(name: &str, array: &ArrayRef<'_>) -> Input {
 impl Shared {
     /// A text, parsed now or before.
     fn text(&self, text: &str) -> Result<Arc<Text>> {
-        if let Some(found) = self.texts.get(text) {
+        if let Some(found) = self.texts.get().get(text) {
             return Ok(found);
         }
         let parsed = Arc::new(self.parse(text)?);
-        self.texts.insert(text.into(), parsed.clone());
+        self.texts.get().insert(text.into(), parsed.clone());
         Ok(parsed)
     }
 

@@ -4,12 +4,13 @@
 //! part of it. No lock is held while code is compiled or run. Who runs code holds it, so that evicted code stays until
 //! its last user drops it.
 
-use crate::error::{Error, Result, cpu_error};
+use super::process::PerProcess;
+use crate::error::{Result, cpu_error};
 use crate::view::Tier;
 use numfuse_core::kernel::Kernel;
 use numfuse_cpu::{Compiled, Compiler};
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +33,7 @@ pub(crate) struct CodeCache {
     compiler: Option<Compiler>,
     /// True once the system has refused to execute memory: it is not asked again.
     refused: AtomicBool,
-    code: Cache<Kernel, Arc<Compiled>, CodeBytes, RandomState>,
+    code: PerProcess<Cache<Kernel, Arc<Compiled>, CodeBytes, RandomState>>,
     pub compiled: AtomicU64,
 }
 
@@ -59,10 +60,8 @@ impl CodeCache {
                 }
             },
         };
-        // One shard, so that the bound is exact and one large kernel does not fill it; it is not looked at while running.
-        let options = OptionsBuilder::new().estimated_items_capacity(1024).weight_capacity(bytes).shards(1).build();
-        let options = options.map_err(|e| Error::new(numfuse_core::diagnostic::Code::Internal, e.to_string()))?;
-        let code = Cache::with_options(options, CodeBytes, RandomState::new(), DefaultLifecycle::default());
+        // Of one shard, so that the bound is exact; it is not looked at while running.
+        let code = super::caches(bytes, CodeBytes)?;
         Ok(CodeCache { backend, compiler, refused: AtomicBool::new(false), code, compiled: AtomicU64::new(0) })
     }
 
@@ -71,7 +70,7 @@ impl CodeCache {
         let Some(compiler) = self.compiler.as_ref().filter(|_| !self.refused.load(Ordering::Relaxed)) else {
             return Ok(Tier::Interpreted(Arc::new(kernel.clone())));
         };
-        let compiled = self.code.get_or_insert_with(kernel, || {
+        let compiled = self.code.get().get_or_insert_with(kernel, || {
             let compiled = compiler.compile(kernel)?;
             self.compiled.fetch_add(1, Ordering::Relaxed);
             Ok(Arc::new(compiled))
@@ -96,11 +95,12 @@ impl CodeCache {
 
     /// Kernels and their bytes.
     pub fn held(&self) -> (usize, u64) {
-        (self.code.len(), self.code.weight())
+        let code = self.code.get();
+        (code.len(), code.weight())
     }
 
     pub fn clear(&self) {
-        self.code.clear();
+        self.code.get().clear();
     }
 }
 

@@ -84,20 +84,6 @@ impl Function {
         Some(FunctionCall { function: self, program, call, inputs })
     }
 
-    /// Evaluates the function into arrays of the caller; see [`Kernel::run_into`](super::Kernel::run_into).
-    ///
-    /// # Errors
-    /// As [`Function::bind`] and [`Kernel::run_into`](super::Kernel::run_into).
-    pub fn run_into<'o>(
-        &self,
-        inputs: &[Option<ArrayRef<'_>>],
-        outputs: impl Outputs<'o>,
-        token: Option<&CancelToken>,
-    ) -> Result<()> {
-        let (program, inputs) = self.program(inputs);
-        run::run_into(&self.engine.shared, &program, None, &inputs, &mut outputs.into_arrays(), token)
-    }
-
     fn program<'f, 'a>(&self, inputs: &'f [Option<ArrayRef<'a>>]) -> (Arc<Program>, Inputs<'f, 'a>) {
         // Names beyond those that were given are not bound; more inputs than names have nothing to be bound to.
         let given = inputs.iter().map(Option::as_ref).chain(std::iter::repeat(None));
@@ -116,6 +102,11 @@ impl FunctionCall<'_, '_> {
     /// The dtype and the shape of each result, in order.
     pub fn results(&self) -> impl ExactSizeIterator<Item = (DType, &[u64])> {
         self.call.steps.results()
+    }
+
+    /// About how long the call takes on one thread: whether it is worth something to let others work meanwhile.
+    pub fn estimate(&self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.call.steps.nanoseconds() as u64)
     }
 
     /// Evaluates the function into arrays of the results' dtypes and shapes, of any strides.

@@ -4,9 +4,10 @@
 //! kernels look at one flag, which is the caller's [`CancelToken`], or, if there is a deadline, a flag of the call that
 //! a watching thread sets in time.
 
+use super::process::PerProcess;
 use numfuse_lang::SourceLimits;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What one evaluation may take at most.
@@ -148,18 +149,24 @@ struct Watch {
     token: Option<CancelToken>,
 }
 
-/// The running calls with deadlines, and the process whose thread watches them: a forked child needs its own.
-static WATCHED: Mutex<(Vec<Watch>, u32)> = Mutex::new((Vec::new(), 0));
+/// The running calls with deadlines, and whether there is a thread that watches them.
+#[derive(Default)]
+struct Watched {
+    calls: Vec<Watch>,
+    has_thread: bool,
+}
+
+static WATCHED: LazyLock<PerProcess<Mutex<Watched>>> = LazyLock::new(|| PerProcess::new(Mutex::default));
 const TICK: Duration = Duration::from_millis(2);
 
 /// Has the flag set when the deadline is over or the token is cancelled. If no thread can be had, the time is looked at
 /// between kernels only.
 fn watch(watch: Watch) {
-    let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
-    watched.0.push(watch);
-    let process = std::process::id();
-    if watched.1 != process && std::thread::Builder::new().name("numfuse-deadlines".into()).spawn(tick).is_ok() {
-        watched.1 = process;
+    let watched = WATCHED.get();
+    let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+    watched.calls.push(watch);
+    if !watched.has_thread {
+        watched.has_thread = std::thread::Builder::new().name("numfuse-deadlines".into()).spawn(tick).is_ok();
     }
 }
 
@@ -167,17 +174,18 @@ fn watch(watch: Watch) {
 fn tick() {
     loop {
         std::thread::sleep(TICK);
-        let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = WATCHED.get();
+        let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        watched.0.retain(|w| {
+        watched.calls.retain(|w| {
             if now >= w.deadline || w.token.as_ref().is_some_and(CancelToken::is_cancelled) {
                 w.flag.store(true, Ordering::Relaxed);
                 return false;
             }
             Arc::strong_count(&w.flag) > 1
         });
-        if watched.0.is_empty() {
-            watched.1 = 0;
+        if watched.calls.is_empty() {
+            watched.has_thread = false;
             return;
         }
     }

@@ -36,7 +36,11 @@ pub(crate) struct Steps {
     guards: SmallVec<[BufferId; 1]>,
     arena_bytes: usize,
     steps: Vec<Step>,
+    nanoseconds: f64,
 }
+
+/// About how many nanoseconds the interpreter takes for an instruction and an element.
+const INTERPRETED: f64 = 10.0;
 
 /// The dtype and place of an array.
 pub(crate) struct Binding {
@@ -195,7 +199,8 @@ impl Steps {
             return Err(broken("a copy of no output"));
         }
         let guards = guards.into();
-        Ok(Steps { inputs, outputs, new_arrays, copies, buffers, guards, arena_bytes, steps: Vec::new() })
+        let (steps, nanoseconds) = (Vec::new(), 0.0);
+        Ok(Steps { inputs, outputs, new_arrays, copies, buffers, guards, arena_bytes, steps, nanoseconds })
     }
 
     /// The dtype and shape of each output.
@@ -206,6 +211,11 @@ impl Steps {
     /// Bytes of temporaries.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes
+    }
+
+    /// About how long these steps take on one thread.
+    pub fn nanoseconds(&self) -> f64 {
+        self.nanoseconds
     }
 
     /// Adds a step: a kernel with a launch of it, which runs on these buffers.
@@ -243,8 +253,16 @@ impl Steps {
         let is_map = kernel.reductions.is_empty() && kernel.scratch.is_empty();
         let bits = params.iter().map(|p| p.bits()).collect();
         let code = match tier {
-            Tier::Compiled(compiled) => Runner::Compiled(Prepared::new(compiled, launch).map_err(cpu_error)?),
-            Tier::Interpreted(kernel) => Runner::Interpreted { kernel, launch, params: params.into_iter().collect() },
+            Tier::Compiled(compiled) => {
+                let prepared = Prepared::new(compiled, launch).map_err(cpu_error)?;
+                self.nanoseconds += prepared.nanoseconds();
+                Runner::Compiled(prepared)
+            }
+            Tier::Interpreted(kernel) => {
+                let sizes = launch.outer.iter().chain(&launch.reduced).chain(&launch.inner);
+                self.nanoseconds += INTERPRETED * kernel.insts.len() as f64 * sizes.map(|n| *n as f64).product::<f64>();
+                Runner::Interpreted { kernel, launch, params: params.into_iter().collect() }
+            }
         };
         self.steps.push(Step { code, operands, params: bits, is_map });
         Ok(())
