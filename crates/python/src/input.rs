@@ -41,14 +41,6 @@ impl<'py> Input<'py> {
             Input::Unbound => Ok(None),
         }
     }
-
-    /// How many elements there are.
-    pub fn len(&self) -> usize {
-        match self {
-            Input::Array(array, _) => array.len(),
-            Input::Number(_) | Input::Unbound => 1,
-        }
-    }
 }
 
 #[cold]

@@ -12,10 +12,10 @@ use smallvec::SmallVec;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// Calls with at most so many elements keep the GIL: they are over before another thread could have made use of it.
-const SMALL: usize = 512;
-/// Calls with at least so many elements may take so long that someone presses Ctrl-C.
-const LONG: usize = 1 << 20;
+/// Calls that take less keep the GIL: they are over before another thread could have made use of it.
+const QUICK: Duration = Duration::from_micros(5);
+/// Calls that take more may take so long that someone presses Ctrl-C.
+const LONG: Duration = Duration::from_millis(50);
 /// How often a long call looks for signals.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -37,7 +37,7 @@ pub fn run<'py>(
         None => py.detach(|| function.bind(&views)).map_err(|e| raise(py, &e))?,
     };
     if let Some(out) = out {
-        write(py, &call, inputs, &given(out)?)?;
+        write(py, &call, &given(out)?)?;
         return Ok(out.clone());
     }
     let mut results: Arrays<'py> = SmallVec::new();
@@ -45,7 +45,7 @@ pub fn run<'py>(
         let order = order(shape, &views);
         results.push(raw::new_array(py, dtype, shape, order.as_deref())?);
     }
-    write(py, &call, inputs, &results)?;
+    write(py, &call, &results)?;
     match results.len() {
         1 => Ok(results.remove(0).into_any()),
         _ => Ok(PyTuple::new(py, results)?.into_any()),
@@ -53,20 +53,14 @@ pub fn run<'py>(
 }
 
 /// Runs a call into arrays.
-fn write(
-    py: Python<'_>,
-    call: &FunctionCall<'_, '_>,
-    inputs: &Inputs<'_>,
-    arrays: &[Bound<'_, PyUntypedArray>],
-) -> PyResult<()> {
+fn write(py: Python<'_>, call: &FunctionCall<'_, '_>, arrays: &[Bound<'_, PyUntypedArray>]) -> PyResult<()> {
     let outputs = arrays.iter().map(output).collect::<PyResult<Vec<ArrayMut<'_>>>>()?;
-    let elements = arrays.iter().map(|a| a.len()).chain(inputs.iter().map(Input::len)).max().unwrap_or(0);
     // Other layouts may be new to the kernels, which then are compiled.
     let is_ready = arrays.iter().all(|array| array.is_c_contiguous());
-    match elements {
-        0..=SMALL if is_ready => call.run_into(outputs, None),
-        LONG.. => return run_long(py, call, outputs),
-        _ => py.detach(|| call.run_into(outputs, None)),
+    match call.estimate() {
+        time if time < QUICK && is_ready => call.run_into(outputs, None),
+        time if time < LONG => py.detach(|| call.run_into(outputs, None)),
+        _ => return run_long(py, call, outputs),
     }
     .map_err(|e| raise(py, &e))
 }
