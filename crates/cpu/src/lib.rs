@@ -29,7 +29,7 @@ mod jit;
 mod launch;
 
 pub use jit::MemoryStats;
-pub use launch::{AlignedBuffer, BufferPool, Compiled, Prepared, RunOptions};
+pub use launch::{AlignedBuffer, BufferPool, Compiled, Prepared, RunOptions, forks};
 
 use clif::{Analysis, Target};
 use cranelift_codegen::Context;
