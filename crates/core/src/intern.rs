@@ -60,7 +60,7 @@ impl Index {
     }
 
     fn grow(&mut self) {
-        let size = (self.slots.len() * 2).max(64);
+        let size = (self.slots.len() * 2).max(256);
         let old = std::mem::replace(&mut self.slots, vec![Slot { hash: 0, id: EMPTY }; size]);
         for slot in old.into_iter().filter(|s| s.id != EMPTY) {
             // All ids are distinct.
@@ -71,6 +71,7 @@ impl Index {
 }
 
 /// The hash of a thing, well mixed in its low bits.
+#[inline]
 pub(crate) fn hash(thing: &impl Hash) -> u64 {
     let mut hasher = rustc_hash::FxHasher::default();
     thing.hash(&mut hasher);

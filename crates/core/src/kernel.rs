@@ -225,12 +225,16 @@ pub struct Args {
 }
 
 impl Args {
-    /// These operands, of which there may be no more than three.
+    /// These operands, one to three.
     #[inline]
     pub fn from_slice(slice: &[Value]) -> Args {
-        let mut values = [Value(0); 3];
-        values[..slice.len()].copy_from_slice(slice);
-        Args { values, len: slice.len() as u8 }
+        const NONE: Value = Value(0);
+        match *slice {
+            [x] => Args { values: [x, NONE, NONE], len: 1 },
+            [x, y] => Args { values: [x, y, NONE], len: 2 },
+            [x, y, z] => Args { values: [x, y, z], len: 3 },
+            _ => unreachable!("a primitive of {} operands", slice.len()),
+        }
     }
 
     /// The operands, with zeros after them.

@@ -617,6 +617,7 @@ impl<'g> Grouper<'g> {
             if !is_root && !is_leaf && self.is_stored(id) {
                 let axes = &seen.axes[axes_id as usize];
                 let computes = self.joins > 0
+                    && self.stored[id.index()] != Some(Why::TooLarge)
                     && !refused.contains(&id)
                     && (!inside || second_loop || self.is_elementwise(id))
                     && self.axes_in(frame, id).as_ref() == Some(axes);
@@ -767,4 +768,28 @@ pub(crate) fn base_of_views(graph: &Graph, mut id: NodeId) -> NodeId {
         id = x;
     }
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::ops::Op;
+
+    #[test]
+    fn a_very_long_sum_is_cut_into_kernels() {
+        let mut graph = Graph::new(None);
+        let n = graph.dims.named("n");
+        let mut input = |name: &str| graph.input(name, DType::F64, false, &[n]).expect("a vector");
+        let (x, y) = (input("x"), input("y"));
+        let mut sum = x;
+        for i in 0..5000 {
+            sum = graph.apply(if i % 2 == 0 { Op::ADD } else { Op::MUL }, &[sum, y]).expect("vectors");
+        }
+        graph.outputs.push(sum);
+        let groups = fuse(&graph, true);
+        let sizes: Vec<usize> = groups.iter().map(|g| g.inline.len()).collect();
+        assert_eq!(sizes.iter().sum::<usize>(), 5000, "{sizes:?}");
+        assert!(sizes.iter().all(|size| *size as f32 <= KERNEL_NODES * 1.5), "{sizes:?}");
+    }
 }

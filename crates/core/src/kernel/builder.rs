@@ -16,7 +16,7 @@ use crate::literal::Literal;
 use smallvec::SmallVec;
 
 /// Room for the instructions of a small kernel.
-const ROOM: usize = 64;
+const ROOM: usize = 128;
 
 /// A body or kernel under construction. `Value`s it hands out are valid until `finish`.
 pub struct Builder {
@@ -205,9 +205,7 @@ impl Builder {
             let v = match &data.inst {
                 Inst::Arg(n) => args[*n as usize],
                 Inst::Const(literal) => self.constant(*literal),
-                Inst::Prim(prim, operands) => {
-                    self.push_prim(*prim, operands.map(|v| values[v.index()]), data.dtype)
-                }
+                Inst::Prim(prim, operands) => self.push_prim(*prim, operands.map(|v| values[v.index()]), data.dtype),
                 _ => unreachable!("a body has no memory"),
             };
             values.push(v);
@@ -419,6 +417,9 @@ impl Builder {
         self.push(Inst::Prim(prim, args), dtype, stage)
     }
 
+    /// The value of an instruction in a stage; appended if there is none yet. Inlined, so that a caller's form of
+    /// instruction is known and stays in registers.
+    #[inline(always)]
     fn push(&mut self, inst: Inst, dtype: DType, stage: u32) -> Value {
         let data = InstData { inst, dtype };
         let new = self.insts.len() as u32;
@@ -439,6 +440,7 @@ fn is_store(inst: &Inst) -> bool {
 
 /// The hash of an instruction in a stage: one word for its form and one for each pair of operands, since this runs for
 /// every instruction that a function body writes.
+#[inline(always)]
 fn hash(data: &InstData, stage: u32) -> u64 {
     let (form, low, high) = match data.inst {
         Inst::Const(literal) => (0, literal.bits(), 0),
