@@ -11,10 +11,12 @@
 
 mod buffer;
 mod columns;
+mod fork;
 mod pack;
 mod pool;
 
 pub use buffer::{AlignedBuffer, BufferPool};
+pub use fork::forks;
 
 use crate::Error;
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
