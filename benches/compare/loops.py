@@ -1,7 +1,7 @@
 """The cases as Numba's users write them: explicit loops, one function a case, named as in `cases.py`.
 
-`peers.py` compiles each of them twice, serial and with `parallel=True` (where `prange` runs on all threads), without `fastmath`, since
-that changes results. Constants take the dtype of the arrays (`out.dtype.type(2)`): a bare `2.0` would make the arithmetic of float32
+`peers.py` compiles each of them twice, serial and with `parallel=True` (where `prange` runs on all threads): two competitors. There is no
+`fastmath`, since that changes results. Constants take the dtype of the arrays (`out.dtype.type(2)`): a bare `2.0` would make the arithmetic of float32
 arrays float64. Sums are kept in float64, as `s = 0.0` makes them.
 """
 

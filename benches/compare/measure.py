@@ -1,10 +1,11 @@
-"""How long calls take: rounds in which every competitor runs once (A B C A B C ...), and the median of the rounds.
+"""How long calls take: rounds in which every competitor runs once, each in another order, and the median of the rounds.
 
-What disturbs the machine for a moment then hits all of them alike. Within a round a competitor is called so often that the clock's own
-cost does not show. Standard library only; the clock is a parameter, so that tests need not wait.
+What disturbs the machine for a moment then hits all of them alike, and nobody always follows the one whose threads go on spinning after
+its work is done. Within a round a competitor is called so often that the clock's own cost does not show. Standard library only; the clock is a parameter, so that tests need not wait.
 """
 
 import gc
+import random
 import statistics
 import sys
 import time
@@ -67,10 +68,10 @@ def interleaved(functions, effort=Effort(), clock=time.perf_counter):
             plans[name] = (calls, min(rounds, 10 * effort.rounds))
         samples = {name: [] for name in plans}
         last = max((rounds for _, rounds in plans.values()), default=0)
-        names = list(plans)
+        names, order = list(plans), random.Random(1)
         for i in range(last):
-            # Nobody always follows the same competitor's traces in the caches.
-            for name in names[i % len(names) :] + names[: i % len(names)]:
+            order.shuffle(names)
+            for name in names:
                 calls, rounds = plans[name]
                 # The few rounds of a slow one are spread over all of them.
                 if i * rounds // last != (i + 1) * rounds // last:

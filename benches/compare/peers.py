@@ -17,7 +17,6 @@ import types
 
 import numpy as np
 
-import measure
 import tape
 
 
@@ -94,24 +93,19 @@ class NumExpr:
 
 
 class Numba:
-    """The loop in `loops.py`: serial, or parallel where that is quicker."""
+    """The loop in `loops.py`."""
+
+    parallel = False
 
     def __init__(self, threads):
         self.numba = importlib.import_module("numba")
         self.numba.set_num_threads(threads)
         self.loops = importlib.import_module("loops")
-        self.threads = threads
 
     def prepare(self, case, inputs, like, reuse):
-        if reuse and case.scalar:
-            return None
-        forms = [self.form(case, inputs, like, reuse, parallel) for parallel in (False, True)[: self.threads]]
-        return min(forms, key=pace) if len(forms) > 1 else forms[0]
-
-    def form(self, case, inputs, like, reuse, parallel):
-        kernel = self.kernel(case.name, parallel)
+        kernel = self.kernel(case.name)
         if case.scalar:
-            return functools.partial(kernel, *inputs.values())
+            return None if reuse else functools.partial(kernel, *inputs.values())
         if reuse:
             out = np.empty_like(like)
 
@@ -129,13 +123,26 @@ class Numba:
         return call
 
     @functools.lru_cache(maxsize=None)
-    def kernel(self, name, parallel):
+    def kernel(self, name):
         """The compiled loop. Division is IEEE's, as in NumPy: Python's raises errors, which keeps loops from being vectorised."""
         loop = getattr(self.loops, name)
         loop = types.FunctionType(loop.__code__, loop.__globals__, loop.__name__)
         # Numba's cache on disk goes by this name: without it the parallel loop would be the serial one, found there.
-        loop.__qualname__ += "_parallel" if parallel else "_serial"
-        return self.numba.njit(loop, parallel=parallel, cache=True, error_model="numpy")
+        loop.__qualname__ += "_parallel" if self.parallel else "_serial"
+        return self.numba.njit(loop, parallel=self.parallel, cache=True, error_model="numpy")
+
+
+class NumbaParallel(Numba):
+    """The same loop on all threads. A competitor of its own, since it is slower for small arrays, and users have to choose."""
+
+    parallel = True
+
+    def __init__(self, threads):
+        super().__init__(threads)
+        self.threads = threads
+
+    def prepare(self, case, inputs, like, reuse):
+        return super().prepare(case, inputs, like, reuse) if self.threads > 1 else None
 
 
 class Jax:
@@ -212,6 +219,7 @@ PEERS = {
     "numpy": NumPy,
     "numexpr": NumExpr,
     "numba": Numba,
+    "numba-parallel": NumbaParallel,
     "jax": Jax,
     "dask": Dask,
     "blosc2": Blosc2,
@@ -222,14 +230,6 @@ PEERS = {
 def formula(case):
     """The case in NumPy."""
     return functools.partial(case.numpy or case.reference, np)
-
-
-def pace(function):
-    """Seconds of one call, roughly: the best of a few, after one that compiles."""
-    function()
-    once = measure.timed(function, 1)
-    calls = max(1, int(2e-4 / once))
-    return min(measure.timed(function, calls) for _ in range(3 if once < 0.1 else 1))
 
 
 def versions(names):

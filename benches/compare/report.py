@@ -5,6 +5,7 @@ the result goes to an array that was there before (`reused`; peers that have no 
 The tables need the standard library alone; `plots` needs matplotlib.
 """
 
+import io
 import math
 from collections import Counter, defaultdict
 
@@ -310,6 +311,7 @@ COLOURS = {
     "numpy": "#4c78a8",
     "numexpr": "#54a24b",
     "numba": "#b279a2",
+    "numba-parallel": "#7b4f9d",
     "jax": "#f2a541",
     "dask": "#9d755d",
     "blosc2": "#79b7b2",
@@ -334,11 +336,12 @@ def plots(result, folder):
                 for cell in result["cells"]
                 if cell["threads"] == threads and (cell["dtype"] == dtype or dtype == "float64" and cell["dtype"] not in cases.FLOATS)
             ]
-            if chosen:
+            if len({cell["n"] for cell in chosen}) > 1:
                 title = f"time per element, {short(dtype)}, {with_threads(threads)}"
                 file = f"times-{short(dtype)}-{threads}.png"
                 save(times(chosen, title, pyplot), folder / file, pyplot)
                 made.append((file, title))
+            if chosen:
                 title = f"roofline, {short(dtype)}, {with_threads(threads)}"
                 figure = roofline(chosen, result["stream"][str(threads)], title, dtype, pyplot)
                 if figure:
@@ -349,9 +352,25 @@ def plots(result, folder):
 
 
 def save(figure, path, pyplot):
-    """Without the version of the software, so that the same picture is the same file."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    """As a picture of few colours, which is a small file."""
+    from PIL import Image
+
+    pixels = io.BytesIO()
+    figure.savefig(pixels, dpi=110)
     pyplot.close(figure)
+    Image.open(pixels).convert("RGB").quantize(64).save(path, optimize=True)
+
+
+def plain_ticks(axis):
+    """1, 2, 5, 10 in place of powers, where there is room."""
+    from matplotlib import ticker
+
+    low, high = axis.get_ylim()
+    decades = math.log10(high / low)
+    subs = (1.0, 2.0, 5.0) if decades < 1.5 else (1.0, 3.0) if decades < 2.5 else (1.0,)
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
+    axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def times(cells, title, pyplot):
@@ -379,6 +398,7 @@ def times(cells, title, pyplot):
         text = each.label().replace("`", "")
         axis.set_title(text if len(text) <= 44 else text[:42] + "...", fontsize=7.5)
         axis.grid(alpha=0.25, linewidth=0.5)
+        plain_ticks(axis)
     for axis in list(axes.flat)[len(shown_cases) :]:
         axis.set_visible(False)
     for axis in axes[:, 0]:
@@ -397,20 +417,25 @@ def roofline(cells, limits, title, dtype, pyplot):
     for cell in cells:
         if cell["n"] >= 1_000_000 and cell["bytes"] and cell["n"] >= largest.get(cell["case"], cell)["n"]:
             largest[cell["case"]] = cell
-    chosen = [cell for cell in largest.values() if seconds(cell, OURS, "reused")]
+    chosen = [cell for cell in largest.values() if cell["dtype"] == dtype and seconds(cell, OURS, "reused")]
     if not chosen:
         return None
     figure, axis = pyplot.subplots(figsize=(9.5, 5.8), layout="constrained")
     # Twice as many numbers of half the size fit a register.
     top = limits["arithmetic"] * (2 if dtype == "float32" else 1)
     intensity = {cell["case"]: cell["operations"] * cell["n"] / cell["bytes"] for cell in chosen}
+    # Those of one intensity stand side by side.
+    place = {}
+    for value in set(intensity.values()):
+        alike = sorted(name for name, other in intensity.items() if other == value)
+        place.update((name, value * 1.08 ** (i - (len(alike) - 1) / 2)) for i, name in enumerate(alike))
     left, right = min(intensity.values()) / 2, max([*intensity.values(), top / limits["copy"]]) * 3
     grid_points = [left * (right / left) ** (i / 200) for i in range(201)]
     for name, style in (("triad", "-"), ("read", "--")):
         roof = [min(top, limits[name] * x) / 1e9 for x in grid_points]
         axis.loglog(grid_points, roof, "k" + style, linewidth=1, label=f"{name}: {limits[name] / 1e9:.0f} GB/s")
     for cell in chosen:
-        x = intensity[cell["case"]]
+        x = place[cell["case"]]
         work = cell["operations"] * cell["n"] / 1e9
         ours = work / seconds(cell, OURS, "reused")
         found = ratio(cell, "reused")
@@ -420,7 +445,7 @@ def roofline(cells, limits, title, dtype, pyplot):
             axis.plot(x, ours * value, "o", color=COLOURS[peer], markersize=4, zorder=2)
         axis.plot(x, ours, "o", color=COLOURS[OURS], markersize=5.5, zorder=3)
         axis.annotate(cell["case"], (x, ours), textcoords="offset points", xytext=(5, 3), fontsize=6.5)
-    axis.set_xlabel("operations per byte of inputs and outputs (a function counts as one operation)")
+    axis.set_xlabel("operations per byte of inputs and outputs (a function is one operation; equal ones side by side)")
     axis.set_ylabel("1e9 operations per second")
     axis.grid(alpha=0.25, linewidth=0.5)
     used = {OURS} | {found[1] for cell in chosen if (found := ratio(cell, "reused"))}

@@ -26,7 +26,7 @@ PYTHON = WORK / "venv" / "bin" / "python"
 
 FULL = {"rounds": 5, "enough": 0.05, "sample": 0.002, "limit": 8.0}
 QUICK = {"rounds": 5, "enough": 0.02, "sample": 0.001, "limit": 1.0}
-EVERYONE = ["numfuse", "numpy", "numexpr", "numba", "jax", "dask", "blosc2", "scipy"]
+EVERYONE = ["numfuse", "numpy", "numexpr", "numba", "numba-parallel", "jax", "dask", "blosc2", "scipy"]
 
 
 def arguments():
