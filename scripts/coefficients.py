@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 
-from mpmath import asin, atan, atanh, cos, erf, erfc, exp, fabs, log, lu_solve, matrix, mp, mpf, pi, sin, sqrt, tanh
+from mpmath import asin, atan, atanh, cos, erf, erfc, exp, fabs, log, lu_solve, matrix, mp, mpf, pi, sin, sinh, sqrt, tanh
 
 mp.prec = 300
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -157,9 +157,10 @@ def log_series(z):
 
 
 def log_tail(z):
-    """(atanh(s)/s - 1 - z/3) / z^2, z = s^2."""
+    """(atanh(s)/s - 1 - z/3) / z^2 times 2 / ln 2, z = s^2."""
     s = sqrt(z)
-    return (atanh(s) / s - 1 - z / 3) / z**2 if z > mpf(2) ** -36 else mpf(1) / 5 + z / 7 + z**2 / 9
+    tail = (atanh(s) / s - 1 - z / 3) / z**2 if z > mpf(2) ** -36 else mpf(1) / 5 + z / 7 + z**2 / 9
+    return tail * 2 / log(2)
 
 
 def atan_centered(u):
@@ -183,6 +184,17 @@ def tanh_series(z):
     """(tanh(t)/t - 1) / z, z = t^2."""
     t = sqrt(z)
     return (tanh(t) / t - 1) / z if z > mpf(2) ** -40 else mpf(-1) / 3 + 2 * z / 15
+
+
+def sinh_series(z):
+    """(sinh(t)/t - 1) / z, z = t^2."""
+    t = sqrt(z)
+    return (sinh(t) / t - 1) / z if z > mpf(2) ** -40 else mpf(1) / 6 + z / 120
+
+
+def tanh_weight(z):
+    t = sqrt(z)
+    return z * t / tanh(t) if z > 0 else TINY
 
 
 def log_cubic(f):
@@ -240,6 +252,10 @@ def inverse(f):
 H = log(2) / 2 * mpf("1.0005")
 EXP = guarded(lambda r: (exp(r) - 1 - r) / r**2, [mpf(1) / 2, mpf(1) / 6, mpf(1) / 24])
 EXP_WEIGHT = lambda r: r * r / exp(r) + mpf(10) ** -22
+EXP2 = guarded(lambda r: (mpf(2) ** r - 1) / r, [log(2), log(2) ** 2 / 2, log(2) ** 3 / 6])
+EXP2_WEIGHT = lambda r: fabs(r) / mpf(2) ** r + mpf(10) ** -22
+EXP_TWICE = guarded(lambda r: (exp(2 * r) - 1) / r, [mpf(2), mpf(2), mpf(4) / 3])
+EXP_TWICE_WEIGHT = lambda r: fabs(r) / exp(2 * r) + mpf(10) ** -22
 QUARTER = (pi / 4 * mpf("1.0005")) ** 2
 S2 = ((sqrt(mpf(2)) - 1) / (sqrt(mpf(2)) + 1)) ** 2 * mpf("1.0005")
 
@@ -255,8 +271,8 @@ TABLES = [
     ("LOG", "`(2 atanh(s)/s - 2) / z` with `z = s^2`, for `s = (m-1)/(m+1)` and `m` within a factor sqrt 2 of 1",
      log_series, lambda z: z / 2 + mpf(10) ** -22, 0, S2, 7),
     ("LOG_SINGLE", "as `LOG`", log_series, lambda z: z / 2 + mpf(10) ** -22, 0, S2, 4),
-    ("LOG_TAIL", "`(atanh(s)/s - 1 - z/3) / z^2` with `z = s^2`, as `LOG`", log_tail,
-     lambda z: z * z + mpf(10) ** -25, 0, S2, 9),
+    ("LOG_TAIL", "`(atanh(s)/s - 1 - z/3) / z^2` times `2 / ln 2` with `z = s^2`, as `LOG`", log_tail,
+     lambda z: z * z * log(2) / 2 + mpf(10) ** -25, 0, S2, 7),
     ("SIN", "`(sin(t)/t - 1) / z` with `z = t^2`, for `|t| <= pi/4`", sin_series, lambda z: z + TINY, 0, QUARTER, 6),
     ("SIN_SINGLE", "as `SIN`", sin_series, lambda z: z + TINY, 0, QUARTER, 4),
     ("COS", "`(cos(t) - 1 + z/2) / z^2` with `z = t^2`, for `|t| <= pi/4`", cos_series,
@@ -264,7 +280,6 @@ TABLES = [
     ("COS_SINGLE", "as `COS`", cos_series, lambda z: z * z / cos(sqrt(z)) + TINY, 0, QUARTER, 4),
     ("ASIN", "`(asin(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1/2`", asin_series, lambda z: z + TINY, 0, mpf(1) / 4,
      13),
-    ("ASIN_SINGLE", "as `ASIN`", asin_series, lambda z: z + TINY, 0, mpf(1) / 4, 8),
     ("ATAN", "`atan(t)/t` in `t^2 - 7/16`, for `|t| <= 1`", atan_centered, inverse(atan_centered), mpf(-7) / 16,
      mpf(9) / 16, 22),
     ("ATAN_SINGLE", "as `ATAN`", atan_series, lambda z: z * sqrt(z) / atan(sqrt(z)) if z > 0 else TINY, 0, 1, 13),
@@ -281,17 +296,16 @@ TABLES = [
      mpf(10) / 20, 13),
     ("INVERSE_CUBE_ROOT", "`m^(-1/3)` for `1/2 <= m <= 4`", lambda m: m ** (mpf(-1) / 3),
      lambda m: m ** (mpf(1) / 3), mpf("0.4999"), mpf("4.0001"), 6),
+    ("EXP2", "`(2^r - 1) / r` for `|r| <= 1/2`", EXP2, EXP2_WEIGHT, mpf("-0.5001"), mpf("0.5001"), 12),
+    ("EXP2_SINGLE", "as `EXP2`", EXP2, EXP2_WEIGHT, mpf("-0.5001"), mpf("0.5001"), 7),
+    ("EXP2_F32", "as `EXP2`", EXP2, EXP2_WEIGHT, mpf("-0.5001"), mpf("0.5001"), 6),
+    ("EXP_TWICE", "`(e^2r - 1) / r` for `|r| <= ln 2 / 4`", EXP_TWICE, EXP_TWICE_WEIGHT, -H / 2, H / 2, 11),
+    ("EXP_TWICE_F32", "as `EXP_TWICE`", EXP_TWICE, EXP_TWICE_WEIGHT, -H / 2, H / 2, 6),
+    ("TANH", "`(tanh(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1`", tanh_series, tanh_weight, 0, 1, 15),
+    ("TANH_F32", "as `TANH`", tanh_series, tanh_weight, 0, 1, 7),
     ("EXP_F32", "as `EXP`", EXP, EXP_WEIGHT, -H, H, 5),
     ("EXP_MINUS_ONE_F32", "as `EXP_MINUS_ONE`", EXP,
      lambda r: fabs(r * r / (exp(r) - 1)) if fabs(r) > TINY else TINY, -H, H, 6),
-    ("EXP2_F32", "`(2^r - 1) / r` for `|r| <= 1/2`",
-     guarded(lambda r: (mpf(2) ** r - 1) / r, [log(2), log(2) ** 2 / 2, log(2) ** 3 / 6]),
-     lambda r: fabs(r) / mpf(2) ** r + mpf(10) ** -22, mpf("-0.5001"), mpf("0.5001"), 6),
-    ("EXP_TWICE_F32", "`(e^2r - 1) / r` for `|r| <= ln 2 / 4`",
-     guarded(lambda r: (exp(2 * r) - 1) / r, [mpf(2), mpf(2), mpf(4) / 3]),
-     lambda r: fabs(r) / exp(2 * r) + mpf(10) ** -22, -H / 2, H / 2, 6),
-    ("TANH_F32", "`(tanh(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1`", tanh_series,
-     lambda z: z * sqrt(z) / tanh(sqrt(z)) if z > 0 else TINY, 0, 1, 7),
     ("LOG_F32", "`(log(1 + f) - f + f^2/2) / f^3` for `1 + f` within a factor sqrt 2 of 1", log_cubic, log_cubic_weight,
      ROOT_HALF - 1, 2 * ROOT_HALF - 1, 8),
     ("LOG_LONG_F32", "as `LOG_F32`", log_cubic, log_cubic_weight, ROOT_HALF - 1, 2 * ROOT_HALF - 1, 9),
@@ -300,6 +314,10 @@ TABLES = [
      ROOT_HALF - 1, 2 * ROOT_HALF - 1, 10),
     ("LOG10_F32", "`(log(1 + f) - f) / f^2` times `log10(e)`, as `LOG_F32`", log_square(LOG10_E),
      log_square_weight(LOG10_E), ROOT_HALF - 1, 2 * ROOT_HALF - 1, 9),
+    ("SINH_F32", "`(sinh(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1`", sinh_series,
+     lambda z: z * sqrt(z) / sinh(sqrt(z)) if z > 0 else TINY, 0, 1, 4),
+    ("ASIN_F32", "as `ASIN`", asin_series, lambda z: z + TINY, 0, mpf(1) / 4, 5),
+    ("ATAN_F32", "as `ATAN_SINGLE`", atan_series, lambda z: z * sqrt(z) / atan(sqrt(z)) if z > 0 else TINY, 0, 1, 9),
     ("SIN_F32", "as `SIN`", sin_series, lambda z: z + TINY, 0, QUARTER, 3),
     ("COS_F32", "as `COS`", cos_series, lambda z: z * z / cos(sqrt(z)) + TINY, 0, QUARTER, 3),
     ("ERF_F32", "`erf(t)/t - 1` in `t^2`, for `|t| <= 0.85`", erf_excess, erf_excess_weight, 0, ERF_MIDDLE**2, 6),

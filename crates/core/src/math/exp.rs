@@ -1,12 +1,14 @@
 //! Exponentials: `e^x`, `2^x`, `e^x - 1`, and what is made of them: the logistic and the hyperbolic functions.
 //!
 //! All reduce `x = k ln 2 + r` with `|r| <= ln(2)/2` after Cody and Waite ("Software Manual for the Elementary
-//! Functions", 1980), and evaluate `e^r = 1 + r + r^2 q(r)` with a minimax `q`. The reduced argument keeps a low part,
-//! and `1 + r` is summed exactly, so that little but the final rounding is lost. `2^k` is applied by adding `k` to the
-//! exponent field: in one step where that cannot leave the normal range, in two where it can.
+//! Functions", 1980), and evaluate `e^r = 1 + r + r^2 q(r)` with a minimax `q`: by Horner's rule where it is the result,
+//! as a pair where it is on the way to one. `2^k` is applied by adding `k` to an exponent field: in one step where that
+//! cannot leave the normal range, in two where it can.
 
-use super::coefficients::{EXP, EXP_MINUS_ONE, EXP_SINGLE};
-use super::real::{Bits, Goal, Pair, Real, fast_two_sum, in_either, in_f64, quotient, two_sum};
+use super::coefficients::{
+    EXP, EXP_F32, EXP_MINUS_ONE, EXP_SINGLE, EXP_TWICE, EXP_TWICE_F32, EXP2, EXP2_F32, EXP2_SINGLE, TANH, TANH_F32,
+};
+use super::real::{Bits, Goal, Pair, Real, fast_two_sum, in_dtype, in_either, quotient, two_sum};
 use super::single;
 use crate::kernel::{Builder, Value};
 use std::f64::consts::{LN_2, LOG2_E};
@@ -17,6 +19,52 @@ pub(super) const ROUNDER: f64 = 6_755_399_441_055_744.0;
 pub(super) const LN_2_LOW: f64 = 2.3190468138462996e-17;
 /// The bits of `1.0`.
 const ONE: u64 = 0x3ff0_0000_0000_0000;
+
+/// `1.5 * 2^52`, or `1.5 * 2^23` in `f32`, as [`ROUNDER`].
+fn rounder(x: Real<'_>) -> f64 {
+    x.pick(ROUNDER, single::ROUNDER)
+}
+
+/// The bias of the exponent field.
+fn bias(x: Real<'_>) -> f64 {
+    x.pick(1023.0, 127.0)
+}
+
+/// Two powers of two, both normal, whose product is `2^k`, where `k` and twice the bias stand in the low bits.
+pub(super) fn scales(shifted: Real<'_>) -> [Real<'_>; 2] {
+    let (digits, field) = shifted.pick((52, 0x7ff0_0000_0000_0000), (23, 0x7f80_0000));
+    let bits = shifted.bits();
+    // Half of the number, rounded down, and the rest: bits above the field drop out.
+    let half = bits.shl(digits - 1) & field;
+    [half, bits.shl(digits) - half].map(|field| field.real())
+}
+
+/// `y 2^k` for `y` near 1, rounded where it is subnormal, infinite where it is too large.
+fn scale<'s>(y: Real<'s>, shifted: Real<'s>) -> Real<'s> {
+    let [s, t] = scales(shifted);
+    y * s * t
+}
+
+/// `2^r` for `|r| <= 1/2`.
+pub(super) fn power_of_fraction(r: Real<'_>) -> Real<'_> {
+    r.either_polynomial(&EXP2, &EXP2_F32).fma(r, 1.0)
+}
+
+/// `2^(x + low)`, rounded once more where it is subnormal; `x` is within the range of exponents and a little more.
+pub(super) fn power_of_two<'s>(x: Real<'s>, low: Option<Real<'s>>) -> Real<'s> {
+    let rounder = rounder(x) + 2.0 * bias(x);
+    let shifted = x + rounder;
+    let r = x - (shifted - rounder);
+    scale(power_of_fraction(low.map_or(r, |low| r + low)), shifted)
+}
+
+/// `2^x` for an `f32` from an `x` below 1000.
+pub(super) fn power_of_two_single(x: Real<'_>) -> Real<'_> {
+    let rounder = ROUNDER + 1023.0;
+    let shifted = x + rounder;
+    let r = x - (shifted - rounder);
+    r.polynomial(&EXP2_SINGLE).fma(r, 1.0) * shifted.bits().shl(52).real()
+}
 
 /// `2^k (1 + r + tail)`; `k` stands in the low bits of `exponent`.
 pub(super) struct Exponential<'s> {
@@ -69,19 +117,6 @@ impl<'s> Exponential<'s> {
         Exponential { exponent, r, tail }
     }
 
-    /// `2^(x + low)` for `|x| < 2^50`.
-    pub(super) fn of_power_of_two(x: Real<'s>, low: Option<Real<'s>>, goal: Goal) -> Exponential<'s> {
-        let shifted = x + ROUNDER;
-        let fraction = x - (shifted - ROUNDER);
-        let fraction = low.map_or(fraction, |low| fraction + low);
-        let r = fraction * LN_2;
-        let r_low = match goal {
-            Goal::Double => Some(fraction.fma(LN_2_LOW, fraction.fma(LN_2, -r))),
-            Goal::Single => None,
-        };
-        Exponential::of_reduced(shifted.bits(), r, r_low, goal.pick(&EXP, &EXP_SINGLE))
-    }
-
     /// `1 + r + tail`, normalised.
     pub(super) fn significand(&self) -> Pair<'s> {
         let sum = 1.0 + self.r;
@@ -111,24 +146,6 @@ impl<'s> Exponential<'s> {
         [half, self.exponent - half].map(|k| (k.shl(52) + ONE).real())
     }
 
-    /// The value, rounded once more where it is subnormal; infinite from `2^1024`.
-    pub(super) fn round(&self) -> Real<'s> {
-        let sum = 1.0 + self.r;
-        self.scale(sum + (self.r - (sum - 1.0) + self.tail))
-    }
-
-    /// `e^x - 1` for an `f32`.
-    fn minus_one_single(&self) -> Real<'s> {
-        let scale = self.power();
-        scale.fma(self.r + self.tail, scale - 1.0)
-    }
-
-    /// `y 2^k` for `y` near 1.
-    pub(super) fn scale(&self, y: Real<'s>) -> Real<'s> {
-        let [s, t] = self.scales();
-        y * s * t
-    }
-
     /// `2^-shift (e^x - 1)`, normalised; the shift keeps the power of two in range.
     pub(super) fn minus_one(&self, shift: u32) -> Pair<'s> {
         let one = 0.5_f64.powi(shift as i32);
@@ -140,22 +157,30 @@ impl<'s> Exponential<'s> {
     }
 }
 
-/// `e^x`. Error at most 0.75 ULP in `f64`, 0.90 in `f32`.
+/// `e^x`. Error at most 0.90 ULP.
 pub fn exp(b: &mut Builder, args: &[Value]) -> Value {
-    in_either(b, args, |[x]| single::exp::exp(x), |[x]| Exponential::of(x.clamp(-746.0, 710.0), Goal::Double).round())
+    in_dtype(b, args, |[x]| {
+        let (low, high) = x.pick((-746.0, 710.0), (-104.5, 89.0));
+        let (ln_2, ln_2_low) = x.pick((LN_2, LN_2_LOW), single::LN_2);
+        let x = x.clamp(low, high);
+        let rounder = rounder(x) + 2.0 * bias(x);
+        let shifted = x.fma(LOG2_E, rounder);
+        let k = shifted - rounder;
+        // The first product and difference are exact together.
+        let r = k.fma(-ln_2_low, k.fma(-ln_2, x));
+        scale(r.either_polynomial(&EXP, &EXP_F32).fma(r, 1.0).fma(r, 1.0), shifted)
+    })
 }
 
-/// `2^x`. Error at most 0.75 ULP in `f64`, 0.90 in `f32`; exact for integers.
+/// `2^x`. Error at most 0.90 ULP; exact for integers.
 pub fn exp2(b: &mut Builder, args: &[Value]) -> Value {
-    in_either(
-        b,
-        args,
-        |[x]| single::exp::exp2(x),
-        |[x]| Exponential::of_power_of_two(x.clamp(-1080.0, 1025.0), None, Goal::Double).round(),
-    )
+    in_dtype(b, args, |[x]| {
+        let (low, high) = x.pick((-1080.0, 1025.0), (-151.0, 129.0));
+        power_of_two(x.clamp(low, high), None)
+    })
 }
 
-/// `e^x - 1`. Error at most 0.85 ULP in `f64`, 0.95 in `f32`.
+/// `e^x - 1`. Error at most 0.85 ULP in `f64`, 0.96 in `f32`.
 ///
 /// `2^k (1 + r + tail) - 1` is summed as `(2^k - 1) + 2^k r` with its rounding errors, and `2^k tail`.
 pub fn expm1(b: &mut Builder, args: &[Value]) -> Value {
@@ -193,75 +218,71 @@ pub fn sigmoid(b: &mut Builder, args: &[Value]) -> Value {
     )
 }
 
-/// `tanh(x)`. Error at most 0.70 ULP in `f64`, 0.98 in `f32`.
+/// `tanh(x)`. Error at most 0.98 ULP.
 ///
-/// `h / (h + 1)` with `h = (e^2|x| - 1) / 2`, as a quotient of pairs.
+/// A polynomial up to 1, `1 - 1 / (e^2|x| / 2 + 1/2)` above, where the quotient is below 1/4.
 pub fn tanh(b: &mut Builder, args: &[Value]) -> Value {
+    in_dtype(b, args, |[x]| {
+        let ax = x.abs();
+        let z = ax * ax;
+        let near = z.either_polynomial(&TANH, &TANH_F32).fma(ax * z, ax);
+        // 2|x| = k ln 2 + 2r. From these bounds on tanh is 1.
+        let bounded = x.constant(x.pick(19.5, 9.1)).min(ax);
+        let rounder = rounder(x) + (bias(x) - 1.0);
+        let shifted = bounded.fma(2.0 * LOG2_E, rounder);
+        let k = shifted - rounder;
+        let r = k.fma(-0.5 * LN_2, bounded);
+        // In f32 the quotient is precise enough with one part of ln 2.
+        let r = if x.pick(true, false) { k.fma(-0.5 * LN_2_LOW, r) } else { r };
+        let e = r.either_polynomial(&EXP_TWICE, &EXP_TWICE_F32).fma(r, 1.0);
+        let half_power = shifted.bits().shl(x.pick(52, 23)).real();
+        let far = 1.0 - 1.0 / e.fma(half_power, 0.5);
+        ax.lt(1.0).select(near, far).with_sign(x)
+    })
+}
+
+/// `sinh(x)`. Error at most 0.75 ULP in `f64`, 0.90 in `f32`.
+///
+/// `2 (h + h / (1 + 4h))` with `h = (e^|x| - 1) / 4`: no cancellation for small `x`, no overflow before the result's.
+pub fn sinh(b: &mut Builder, args: &[Value]) -> Value {
     in_either(
         b,
         args,
-        |[x]| single::exp::tanh(x),
+        |[x]| single::exp::sinh(x),
         |[x]| {
             let ax = x.abs();
-            let h = Exponential::of_minus_one((ax + ax).clamp(0.0, 45.0), Goal::Double).minus_one(1);
-            let d = two_sum(h.high, x.constant(1.0));
-            let y = quotient(h, Pair { high: d.high, low: d.low + h.low }).round();
-            ax.lt(1e-9).select(ax, y).with_sign(x)
+            let h = Exponential::of_minus_one(ax.clamp(0.0, 710.6), Goal::Double).minus_one(2);
+            // Beyond 2^60 the quotient is 1/4 for any `h`; its parts must only stay finite.
+            let near = h.high.lt(1e18);
+            let (high, low) = (near.select(h.high, 1e18), near.select(h.low, 0.0));
+            let d = two_sum(high * 4.0, x.constant(1.0));
+            let q = quotient(Pair { high, low }, Pair { high: d.high, low: low.fma(4.0, d.low) });
+            let y = fast_two_sum(h.high, q.high);
+            let y = y.high + (y.low + (h.low + q.low));
+            ax.lt(1e-9).select(ax, y + y).with_sign(x)
         },
     )
 }
 
-/// `sinh(x)`. Error at most 0.75 ULP in `f64`, 0.51 in `f32`.
-///
-/// `2 (h + h / (1 + 4h))` with `h = (e^|x| - 1) / 4`: no cancellation for small `x`, no overflow before the result's.
-pub fn sinh(b: &mut Builder, args: &[Value]) -> Value {
-    in_f64(b, args, |[x], goal| {
-        let ax = x.abs();
-        let y = match goal {
-            Goal::Double => {
-                let h = Exponential::of_minus_one(ax.clamp(0.0, 710.6), goal).minus_one(2);
-                // Beyond 2^60 the quotient is 1/4 for any `h`; its parts must only stay finite.
-                let near = h.high.lt(1e18);
-                let (high, low) = (near.select(h.high, 1e18), near.select(h.low, 0.0));
-                let d = two_sum(high * 4.0, x.constant(1.0));
-                let q = quotient(Pair { high, low }, Pair { high: d.high, low: low.fma(4.0, d.low) });
-                let y = fast_two_sum(h.high, q.high);
-                let y = y.high + (y.low + (h.low + q.low));
-                ax.lt(1e-9).select(ax, y + y)
-            }
-            Goal::Single => {
-                let e = Exponential::of(ax.clamp(0.0, 150.0), goal);
-                let minus_one = e.minus_one_single();
-                0.5 * (minus_one + minus_one / (minus_one + 1.0))
-            }
-        };
-        y.with_sign(x)
-    })
-}
-
-/// `cosh(x)`. Error at most 0.65 ULP in `f64`, 0.51 in `f32`.
+/// `cosh(x)`. Error at most 0.65 ULP in `f64`, 0.95 in `f32`.
 ///
 /// `2 (h + 1 / (16h))` with `h = e^|x| / 4`: no overflow before the result's.
 pub fn cosh(b: &mut Builder, args: &[Value]) -> Value {
-    in_f64(b, args, |[x], goal| {
-        let ax = x.abs();
-        match goal {
-            Goal::Double => {
-                let e = Exponential::of(ax.clamp(0.0, 710.6), goal);
-                let m = e.significand();
-                let quarter = (e.exponent.shl(52) + 0.25_f64.to_bits()).real();
-                let (high, low) = (m.high * quarter, m.low * quarter);
-                let q = 0.0625 / high;
-                // Beyond 2^60 the quotient does not matter, and neither does its error.
-                let q_low = q.fma(low, q.fma(high, -0.0625)) * (-16.0 * q);
-                let sum = fast_two_sum(high, q);
-                let y = sum.high + (sum.low + (low + q_low));
-                y + y
-            }
-            Goal::Single => {
-                let e = Exponential::of(ax.clamp(0.0, 150.0), goal).normal(goal);
-                0.5 * (e + 1.0 / e)
-            }
-        }
-    })
+    in_either(
+        b,
+        args,
+        |[x]| single::exp::cosh(x),
+        |[x]| {
+            let e = Exponential::of(x.abs().clamp(0.0, 710.6), Goal::Double);
+            let m = e.significand();
+            let quarter = (e.exponent.shl(52) + 0.25_f64.to_bits()).real();
+            let (high, low) = (m.high * quarter, m.low * quarter);
+            let q = 0.0625 / high;
+            // Beyond 2^60 the quotient does not matter, and neither does its error.
+            let q_low = q.fma(low, q.fma(high, -0.0625)) * (-16.0 * q);
+            let sum = fast_two_sum(high, q);
+            let y = sum.high + (sum.low + (low + q_low));
+            y + y
+        },
+    )
 }

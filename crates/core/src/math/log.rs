@@ -72,11 +72,11 @@ impl<'s> Split<'s> {
         let f = self.f;
         let s = f / (f + 2.0);
         let z = s * s;
-        let r = z.polynomial(&LOG) * z;
         let half_square = (f * 0.5) * f;
+        let sum = z.polynomial(&LOG).fma(z, half_square);
         let rest = match self.f_low {
-            Some(low) => s.fma(half_square + r, (-low).fma(f, low)),
-            None => s * (half_square + r),
+            Some(low) => s.fma(sum, (-low).fma(f, low)),
+            None => s * sum,
         };
         (half_square, rest)
     }
@@ -92,9 +92,16 @@ impl<'s> Split<'s> {
     fn natural(&self, goal: Goal) -> Real<'s> {
         match goal {
             Goal::Double => {
-                let (half_square, rest) = self.terms();
-                let sum = fast_two_sum(self.k * LN_2_CUT, self.f);
-                sum.high + (sum.low - (half_square - self.k.fma(LN_2_REST, rest)))
+                // log(1 + f) = f - s (f - R), fdlibm's e_log.c.
+                let f = self.f;
+                let s = f / (f + 2.0);
+                let z = s * s;
+                let excess = (-z.polynomial(&LOG)).fma(z, f);
+                let high = self.k.fma(LN_2_CUT, f);
+                let low = f - self.k.fma(-LN_2_CUT, high);
+                let low = self.k.fma(LN_2_REST, low);
+                let low = self.f_low.map_or(low, |f_low| low + (-f_low).fma(f, f_low));
+                high + (-s).fma(excess, low)
             }
             Goal::Single => self.k.fma(LN_2, self.single()),
         }

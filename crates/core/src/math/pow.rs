@@ -1,9 +1,10 @@
 //! Powers and roots: `pow` of floats and integers, `cbrt`, `hypot`.
 
 use super::coefficients::{INVERSE_CUBE_ROOT, LOG_TAIL};
-use super::exp::{Exponential, ROUNDER};
+use super::exp::{self, ROUNDER};
 use super::log;
 use super::real::{Bits, Goal, Pair, Real, fast_two_sum, in_dtype, in_f64, quotient, two_product};
+use crate::dtype::DType;
 use crate::kernel::{Builder, Value};
 
 /// `x` to the power `y`. Error at most 0.85 ULP in `f64`, 0.51 in `f32`; special cases as C99's `pow`.
@@ -31,7 +32,7 @@ pub fn pow(b: &mut Builder, args: &[Value]) -> Value {
         Some(y) if y.fract() == 0.0 && y.abs() <= 64.0 => {
             in_f64(b, &args[..1], |[x], goal| constant_power(x, y as i32, goal))
         }
-        _ => in_f64(b, args, |[x, y], goal| general_power(x, y, goal)),
+        _ => in_dtype(b, args, |[x, y]| general_power(x, y)),
     }
 }
 
@@ -113,77 +114,73 @@ fn last_factors<T: Copy>(x: T, n: u32, mut product: impl FnMut(T, T) -> T) -> (T
     }
 }
 
-fn general_power<'s>(x: Real<'s>, y: Real<'s>, goal: Goal) -> Real<'s> {
+fn general_power<'s>(x: Real<'s>, y: Real<'s>) -> Real<'s> {
     let ax = x.abs();
-    // Finite, so that 0 * inf does not arise for x = -1; no smaller in effect.
-    let exponent = y.clamp(-1.2e21, 1.2e21);
-    let magnitude = match goal {
-        Goal::Double => {
-            let l = log2(ax);
-            let e = two_product(exponent, l.high);
-            let e_low = exponent.fma(l.low, e.low);
-            let e_low = e.high.abs().lt(1100.0).select(e_low, 0.0);
-            let bounded = e.high.clamp(-1100.0, 1100.0);
-            Exponential::of_power_of_two(bounded, Some(e_low), goal).round()
-        }
-        Goal::Single => {
-            let l = log::log2_single(ax);
-            let l = limits_of_log(ax, l);
-            Exponential::of_power_of_two((exponent * l).clamp(-200.0, 200.0), None, goal).normal(goal)
-        }
+    let magnitude = if x.pick(false, true) {
+        // 2^-33 or so of the result, and no power is out of range.
+        let l = log::log2_single(ax.cast(DType::F64));
+        let e = (y.cast(DType::F64) * l).clamp(-200.0, 200.0);
+        exp::power_of_two_single(e).cast(DType::F32)
+    } else {
+        let l = log2(ax);
+        let e = two_product(y, l.high);
+        // Where the product overflows its low part is NaN, and any will do.
+        let low = y.fma(l.low, e.low).max(-1.0).min(1.0);
+        exp::power_of_two(e.high.clamp(-1100.0, 1100.0), Some(low))
     };
+    // NaN or infinite for such y, x for all others.
+    let probe = y.fma(0.0, x);
+    let ordinary = probe.gt(0.0) & probe.lt(f64::INFINITY);
+    (!ordinary).select(special_power(x, y, magnitude), magnitude)
+}
+
+/// `x^y`, given that of `|x|` if `x` is finite and not 0, and `y` finite.
+fn special_power<'s>(x: Real<'s>, y: Real<'s>, magnitude: Real<'s>) -> Real<'s> {
+    let (ax, ay) = (x.abs(), y.abs());
+    let infinite = ay.eq(f64::INFINITY);
+    let limit = (y * (ax - 1.0)).gt(0.0).select(x.constant(f64::INFINITY), 0.0);
+    let at_limit = infinite | ax.eq(0.0) | ax.eq(f64::INFINITY);
+    let magnitude = at_limit.select(limit, magnitude);
     // Whether y is an integer, and an odd one; every float from 2^53 is even.
     let whole = y.floor().eq(y);
     let half = y * 0.5;
     let odd = whole & half.floor().ne(half);
     let signed = magnitude.flip(odd.select_bits(x.sign(), x.sign().constant(0)));
-    let finite = ax.lt(f64::INFINITY);
-    let undefined = x.lt(0.0) & finite & !whole;
+    let undefined = x.lt(0.0) & ax.lt(f64::INFINITY) & !whole;
     let unordered = ax.is_nan() | y.is_nan();
     let result = (undefined | unordered).select(x.constant(f64::NAN), signed);
-    let one = x.eq(1.0) | y.eq(0.0);
+    let one = x.eq(1.0) | y.eq(0.0) | (infinite & ax.eq(1.0));
     one.select(x.constant(1.0), result)
 }
 
-/// A logarithm of `ax >= 0`, with its values at 0 and infinity.
-fn limits_of_log<'s>(ax: Real<'s>, l: Real<'s>) -> Real<'s> {
-    let l = ax.eq(0.0).select(ax.constant(f64::NEG_INFINITY), l);
-    ax.eq(f64::INFINITY).select(ax, l)
-}
-
-/// `log2(x)` of a non-negative number to about 2^-66, relative to the result; its high part is infinite at the limits.
+/// `log2(x)` of a positive finite number to about 2^-66, relative to the result.
 ///
-/// `log(1 + f) = 2 atanh(s)` with `s = f / (2 + f)` as a pair; the terms `s`, `s^3/3` and the leading part of the rest are
-/// summed as pairs.
+/// `log(1 + f) = 2 atanh(s)` with `s = f / (2 + f)` as a pair. Of `atanh(s) = s + s z (1/3 + z (1/5 + ...))`, `z = s^2`,
+/// all but the inner sum are pairs.
 fn log2(x: Real<'_>) -> Pair<'_> {
     let (k, f) = log::binary_parts(x, Goal::Double);
-    let zero = x.constant(0.0);
-    let g = fast_two_sum(x.constant(2.0), f);
-    let s = quotient(Pair { high: f, low: zero }, g);
-    let s = fast_two_sum(s.high, s.low);
+    let d = fast_two_sum(x.constant(2.0), f);
+    let s = quotient(Pair { high: f, low: x.constant(0.0) }, d);
     let z = two_product(s.high, s.high);
     let z_low = (s.high + s.high).fma(s.low, z.low);
-    // u = 1/3 + z (1/5 + ...), then w = z u, both as pairs.
-    let u = fast_two_sum(x.constant(1.0 / 3.0), z.high * z.high.polynomial(&LOG_TAIL));
-    let u_low = u.low + THIRD_LOW;
+    // Times 2 / ln 2 from here on.
+    let (scale, scale_low) = (2.0 * log::INVERSE_LN_2.0, 2.0 * log::INVERSE_LN_2.1);
+    let first = two_product(s.high, scale);
+    let first_low = s.low.fma(scale, s.high.fma(scale_low, first.low));
+    let u = fast_two_sum(x.constant(CUBIC), z.high * z.high.polynomial(&LOG_TAIL));
+    let u_low = u.low + CUBIC_LOW;
     let w = two_product(z.high, u.high);
     let w_low = z.high.fma(u_low, z_low.fma(u.high, w.low));
-    // atanh(s) = s + s w
     let p = two_product(s.high, w.high);
     let p_low = s.high.fma(w_low, s.low.fma(w.high, p.low));
-    let a = fast_two_sum(s.high, p.high);
-    let a = fast_two_sum(a.high, a.low + (p_low + s.low));
-    // Times 2 / ln 2.
-    let (scale, scale_low) = (2.0 * log::INVERSE_LN_2.0, 2.0 * log::INVERSE_LN_2.1);
-    let m = two_product(a.high, scale);
-    let m_low = a.low.fma(scale, a.high.fma(scale_low, m.low));
-    let sum = fast_two_sum(k, m.high);
-    let sum = fast_two_sum(sum.high, sum.low + m_low);
-    Pair { high: limits_of_log(x, sum.high), low: sum.low }
+    let a = fast_two_sum(first.high, p.high);
+    let sum = fast_two_sum(k, a.high);
+    Pair { high: sum.high, low: sum.low + (a.low + (first_low + p_low)) }
 }
 
-/// `1/3` less its nearest float.
-const THIRD_LOW: f64 = 1.850371707708594e-17;
+/// `2 / (3 ln 2)`, and what it misses.
+const CUBIC: f64 = 0.9617966939259756;
+const CUBIC_LOW: f64 = 5.0577616648125907e-17;
 
 /// Wrapping `x^n` for `n >= 0`, by squaring over the bits of `n`; a constant `n` needs only its own bits.
 fn integer_power(b: &mut Builder, x: Value, n: Value) -> Value {

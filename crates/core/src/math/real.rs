@@ -227,6 +227,11 @@ impl<'s> Real<'s> {
         self.ne(self)
     }
 
+    /// One of two, by the dtype: for bodies that both share.
+    pub(super) fn pick<T>(self, double: T, single: T) -> T {
+        if self.dtype() == DType::F32 { single } else { double }
+    }
+
     /// Converted to another float dtype.
     pub(super) fn cast(self, dtype: DType) -> Real<'s> {
         let value = self.scope.borrow_mut().cast(self.value, dtype);
@@ -238,8 +243,7 @@ impl<'s> Real<'s> {
     ///
     /// A selection would put the common case first, which [`crate::kernel::rare`] takes for the rare one.
     pub(super) fn unless_infinite(self, x: Real<'s>) -> Real<'s> {
-        let largest = if self.dtype() == DType::F32 { f64::from(f32::MAX) } else { f64::MAX };
-        self.max(x - largest)
+        self.max(x - x.pick(f64::MAX, f64::from(f32::MAX)))
     }
 
     /// The bits.
@@ -262,6 +266,11 @@ impl<'s> Real<'s> {
     /// A non-negative number with the sign of another.
     pub(super) fn with_sign(self, of: Real<'s>) -> Real<'s> {
         (self.bits() | of.sign()).real()
+    }
+
+    /// The polynomial whose coefficients for this dtype these are.
+    pub(super) fn either_polynomial(self, double: &[f64], single: &[f32]) -> Real<'s> {
+        if self.dtype() == DType::F32 { self.polynomial(single) } else { self.polynomial(double) }
     }
 
     /// The polynomial with these coefficients, lowest first, by Horner's rule: the fewest operations.

@@ -10,9 +10,6 @@ pub(super) mod log;
 pub(super) mod trig;
 
 /// `1.5 * 2^23`: added to a number below 2^22 it rounds it to an integer, which then stands in the low bits.
-const ROUNDER: f64 = 12_582_912.0;
+pub(super) const ROUNDER: f64 = 12_582_912.0;
 /// `ln 2` in 24 bits, and what it misses.
-const LN_2: f64 = 0.693_147_182_464_599_6;
-const LN_2_LOW: f64 = -1.904_654_299_957_768e-9;
-/// The exponent field.
-const EXPONENT: u64 = 0x7f80_0000;
+pub(super) const LN_2: (f64, f64) = (0.693_147_182_464_599_6, -1.904_654_299_957_768e-9);

@@ -5,13 +5,14 @@
 //! [`super::payne_hanek`]. Both kernels, `sin t` and `cos t`, follow fdlibm's `k_sin.c` and `k_cos.c` with minimax
 //! polynomials; `n` chooses between them.
 
-use super::coefficients::{ASIN, ASIN_SINGLE, ATAN, ATAN_LOW, ATAN_SINGLE, COS, COS_SINGLE, SIN, SIN_SINGLE};
+use super::coefficients::{ASIN, ATAN, ATAN_LOW, ATAN_SINGLE, COS, COS_F32, COS_SINGLE, SIN, SIN_F32, SIN_SINGLE};
 use super::exp::ROUNDER;
 use super::payne_hanek;
 use super::real::{
-    Bits, Goal, Pair, Real, fast_two_sum, in_either, in_f64, quotient, split_polynomial, two_product, two_sum,
+    Bits, Goal, Pair, Real, fast_two_sum, in_dtype, in_either, in_f64, quotient, split_polynomial, two_product, two_sum,
 };
 use super::single;
+use crate::dtype::DType;
 use crate::kernel::{Builder, Value};
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2, PI};
 
@@ -22,6 +23,10 @@ const FRAC_PI_2_LOWEST: f64 = -1.4973849048591698e-33;
 const PI_LOW: f64 = 2.0 * FRAC_PI_2_LOW;
 /// From here on [`payne_hanek`] reduces.
 const HUGE: f64 = 1_073_741_824.0;
+/// Three parts of `pi/2` of 24 bits each.
+const FRAC_PI_2_SINGLE: [f64; 3] = [1.570_796_370_506_286_6, -4.371_138_828_673_793e-8, -1.715_124_510_005_881_9e-15];
+/// From here on [`sine`] reduces an `f32` in `f64`: the second part's product would have too many bits.
+const LARGE_SINGLE: f64 = 131_072.0;
 
 /// An angle reduced to `|t| <= pi/4` and its quadrant.
 pub(super) struct Reduced<'s> {
@@ -95,28 +100,52 @@ impl<'s> Reduced<'s> {
     }
 }
 
-/// Sine. Error at most 0.80 ULP in `f64`, 0.90 in `f32`, for arguments of any size.
+/// Sine. Error at most 0.90 ULP, for arguments of any size.
 pub fn sin(b: &mut Builder, args: &[Value]) -> Value {
-    in_either(
-        b,
-        args,
-        |[x]| single::trig::sine(x, 0, |x| Reduced::of(x, Goal::Single).rotated(0, Goal::Single)),
-        |[x]| {
-            let y = Reduced::of(x, Goal::Double).rotated(0, Goal::Double);
-            // Keeps the sign of zero.
-            x.eq(0.0).select(x, y)
-        },
-    )
+    in_dtype(b, args, |[x]| sine(x, 0))
 }
 
-/// Cosine. Error at most 0.80 ULP in `f64`, 0.90 in `f32`, for arguments of any size.
+/// Cosine. Error at most 0.90 ULP, for arguments of any size.
 pub fn cos(b: &mut Builder, args: &[Value]) -> Value {
-    in_either(
-        b,
-        args,
-        |[x]| single::trig::sine(x, 1, |x| Reduced::of(x, Goal::Single).rotated(1, Goal::Single)),
-        |[x]| Reduced::of(x, Goal::Double).rotated(1, Goal::Double),
-    )
+    in_dtype(b, args, |[x]| sine(x, 1))
+}
+
+/// `sin(x + turn pi/2)` for a `turn` of 0 or 1.
+fn sine(x: Real<'_>, turn: u64) -> Real<'_> {
+    let parts = x.pick([FRAC_PI_2, FRAC_PI_2_LOW, FRAC_PI_2_LOWEST], FRAC_PI_2_SINGLE);
+    let rounder = x.pick(ROUNDER, single::ROUNDER);
+    let ax = x.abs();
+    // Whole, so that a back end may skip it: see `kernel::rare`.
+    let is_large = ax.ge(x.pick(HUGE, LARGE_SINGLE));
+    let large = large_sine(x, turn);
+    let shifted = ax.fma(FRAC_2_PI, rounder);
+    let n = shifted - rounder;
+    // Exact: a multiple of the unit of 1 that is below 1.
+    let head = n.fma(-parts[0], ax);
+    // A fast two-sum, for `head` is a multiple of the product's unit; the low part has the product's own error as well.
+    let t = head - n * parts[1];
+    let low = n.fma(-parts[2], n.fma(-parts[1], head - t));
+    let z = t * t;
+    let sine = t + z.either_polynomial(&SIN, &SIN_F32).fma(t * z, low);
+    // 1 - z/2 with its rounding error, and t low of cos(t + low).
+    let one = z.fma(-0.5, 1.0);
+    let lost = z.fma(-0.5, 1.0 - one);
+    let cosine = one + z.either_polynomial(&COS, &COS_F32).fma(z * z, (-t).fma(low, lost));
+    let quadrant = if turn == 0 { shifted.bits() } else { shifted.bits() + turn };
+    let y = (quadrant & 1).ne(0).select(cosine, sine);
+    let sign = quadrant.shl(x.pick(62, 30));
+    // The sine of |x| has the sign of x to take.
+    let sign = if turn == 0 { sign ^ x.bits() } else { sign };
+    is_large.select(large, y.flip(sign & x.pick(1 << 63, 1 << 31)))
+}
+
+/// As [`sine`], from [`HUGE`] on, or from [`LARGE_SINGLE`] in `f32`.
+fn large_sine(x: Real<'_>, turn: u64) -> Real<'_> {
+    if x.pick(true, false) {
+        return payne_hanek::reduce(x, Goal::Double).rotated(turn, Goal::Double);
+    }
+    let wide = x.cast(DType::F64);
+    Reduced::of(wide, Goal::Single).rotated(turn, Goal::Single).cast(DType::F32)
 }
 
 /// Tangent. Error at most 0.90 ULP in `f64`, 0.51 in `f32`, for arguments of any size.
@@ -145,72 +174,67 @@ pub fn tan(b: &mut Builder, args: &[Value]) -> Value {
 }
 
 /// `(asin(t) - t) / t` from `z = t^2 <= 1/4`.
-fn arcsine_excess(z: Real<'_>, goal: Goal) -> Real<'_> {
-    z.polynomial(goal.pick(&ASIN, &ASIN_SINGLE)) * z
+fn arcsine_excess(z: Real<'_>) -> Real<'_> {
+    z.polynomial(&ASIN) * z
 }
 
-/// Inverse sine. Error at most 0.60 ULP in `f64`, 0.51 in `f32`.
+/// Inverse sine. Error at most 0.60 ULP in `f64`, 0.75 in `f32`.
 ///
 /// `asin x` by a polynomial up to 1/2, `pi/2 - 2 asin sqrt((1 - x)/2)` above (fdlibm's `e_asin.c`).
 pub fn arcsin(b: &mut Builder, args: &[Value]) -> Value {
-    in_f64(b, args, |[x], goal| {
-        let ax = x.abs();
-        let small = ax.lt(0.5);
-        // Exact where it is used. Beyond 1 the root is NaN, and so is the result.
-        let half = (-0.5 * ax) + 0.5;
-        let z = small.select(x * x, half);
-        let excess = arcsine_excess(z, goal);
-        let root = half.sqrt();
-        let double = root + root;
-        let above = match goal {
-            Goal::Double => {
-                // Twice the error of the root is its square's divided by it. That counts where the root is between 1/3
-                // and 1/2, and the line is near enough to its reciprocal there.
-                let error = (-root).fma(root, half) * root.fma(-5.6, 4.8);
-                let low = double.fma(excess, error - FRAC_PI_2_LOW);
-                let sum = fast_two_sum(x.constant(FRAC_PI_2), -double);
-                sum.high + (sum.low - low)
-            }
-            Goal::Single => FRAC_PI_2 - double.fma(excess, double),
-        };
-        small.select(ax.fma(excess, ax), above).with_sign(x)
-    })
+    in_either(
+        b,
+        args,
+        |[x]| single::trig::arcsin(x),
+        |[x]| {
+            let ax = x.abs();
+            let small = ax.lt(0.5);
+            // Exact where it is used. Beyond 1 the root is NaN, and so is the result.
+            let half = (-0.5 * ax) + 0.5;
+            let z = small.select(x * x, half);
+            let excess = arcsine_excess(z);
+            let root = half.sqrt();
+            let double = root + root;
+            // Twice the error of the root is its square's divided by it. That counts where the root is between 1/3 and
+            // 1/2, and the line is near enough to its reciprocal there.
+            let error = (-root).fma(root, half) * root.fma(-5.6, 4.8);
+            let low = double.fma(excess, error - FRAC_PI_2_LOW);
+            let sum = fast_two_sum(x.constant(FRAC_PI_2), -double);
+            let above = sum.high + (sum.low - low);
+            small.select(ax.fma(excess, ax), above).with_sign(x)
+        },
+    )
 }
 
-/// Inverse cosine. Error at most 0.60 ULP in `f64`, 0.51 in `f32`.
+/// Inverse cosine. Error at most 0.60 ULP in `f64`, 0.95 in `f32`.
 ///
 /// `pi/2 - asin x` up to 1/2 in magnitude, `2 asin sqrt((1 - x)/2)` above, `pi` less that below.
 pub fn arccos(b: &mut Builder, args: &[Value]) -> Value {
-    in_f64(b, args, |[x], goal| {
-        let ax = x.abs();
-        let small = ax.lt(0.5);
-        let half = (-0.5 * ax) + 0.5;
-        let z = small.select(x * x, half);
-        let excess = arcsine_excess(z, goal);
-        let root = half.sqrt();
-        let negative = x.lt(0.0);
-        match goal {
-            Goal::Double => {
-                // The root's own rounding error, twice: the divisor is 0 only if the root is.
-                let rest = (-root).fma(root, half) * (1.0 / root.max(f64::MIN_POSITIVE));
-                let double = root + root;
-                let arc = small.select(x, double);
-                let arc_low = small.select(x * excess, double.fma(excess, rest));
-                // acos = base + sign * (arc + arc_low), with base pi/2, 0 or pi.
-                let base = small.select(x.constant(FRAC_PI_2), negative.select(x.constant(PI), 0.0));
-                let base_low = small.select(x.constant(FRAC_PI_2_LOW), negative.select(x.constant(PI_LOW), 0.0));
-                let minus = (small | negative).select(x.constant(-1.0), 1.0);
-                let sum = fast_two_sum(base, minus * arc);
-                sum.high + (sum.low + minus.fma(arc_low, base_low))
-            }
-            Goal::Single => {
-                let arc = x.fma(excess, x);
-                let double = root + root;
-                let above = double.fma(excess, double);
-                small.select(FRAC_PI_2 - arc, negative.select(PI - above, above))
-            }
-        }
-    })
+    in_either(
+        b,
+        args,
+        |[x]| single::trig::arccos(x),
+        |[x]| {
+            let ax = x.abs();
+            let small = ax.lt(0.5);
+            let half = (-0.5 * ax) + 0.5;
+            let z = small.select(x * x, half);
+            let excess = arcsine_excess(z);
+            let root = half.sqrt();
+            let negative = x.lt(0.0);
+            // The root's own rounding error, twice: the divisor is 0 only if the root is.
+            let rest = (-root).fma(root, half) * (1.0 / root.max(f64::MIN_POSITIVE));
+            let double = root + root;
+            let arc = small.select(x, double);
+            let arc_low = small.select(x * excess, double.fma(excess, rest));
+            // acos = base + sign * (arc + arc_low), with base pi/2, 0 or pi.
+            let base = small.select(x.constant(FRAC_PI_2), negative.select(x.constant(PI), 0.0));
+            let base_low = small.select(x.constant(FRAC_PI_2_LOW), negative.select(x.constant(PI_LOW), 0.0));
+            let minus = (small | negative).select(x.constant(-1.0), 1.0);
+            let sum = fast_two_sum(base, minus * arc);
+            sum.high + (sum.low + minus.fma(arc_low, base_low))
+        },
+    )
 }
 
 /// `atan(t + low)` for `0 <= t <= 1` as an unevaluated sum.
@@ -227,32 +251,29 @@ fn arctangent_single(t: Real<'_>) -> Real<'_> {
     z.polynomial(&ATAN_SINGLE).fma(t * z, t)
 }
 
-/// Inverse tangent. Error at most 0.75 ULP in `f64`, 0.51 in `f32`.
+/// Inverse tangent. Error at most 0.75 ULP in `f64`, 0.95 in `f32`.
 ///
 /// A polynomial up to 1, `pi/2 - atan(1/x)` above.
 pub fn arctan(b: &mut Builder, args: &[Value]) -> Value {
-    in_f64(b, args, |[x], goal| {
-        let ax = x.abs();
-        let inverse = 1.0 / ax;
-        let t = inverse.min(ax);
-        let large = ax.gt(1.0);
-        let y = match goal {
-            Goal::Double => {
-                let rest = (-inverse).fma(ax, 1.0) * inverse;
-                let low = large.select(rest, 0.0);
-                let arc = arctangent(t, low);
-                let sum = fast_two_sum(x.constant(FRAC_PI_2), -arc.high);
-                let above = sum.high + (sum.low + (FRAC_PI_2_LOW - arc.low));
-                let above = inverse.eq(0.0).select(x.constant(FRAC_PI_2), above);
-                large.select(above, arc.round())
-            }
-            Goal::Single => {
-                let arc = arctangent_single(t);
-                large.select(FRAC_PI_2 - arc, arc)
-            }
-        };
-        ax.is_nan().select(x, y.with_sign(x))
-    })
+    in_either(
+        b,
+        args,
+        |[x]| single::trig::arctan(x),
+        |[x]| {
+            let ax = x.abs();
+            let inverse = 1.0 / ax;
+            let t = inverse.min(ax);
+            let large = ax.gt(1.0);
+            let rest = (-inverse).fma(ax, 1.0) * inverse;
+            let low = large.select(rest, 0.0);
+            let arc = arctangent(t, low);
+            let sum = fast_two_sum(x.constant(FRAC_PI_2), -arc.high);
+            let above = sum.high + (sum.low + (FRAC_PI_2_LOW - arc.low));
+            let above = inverse.eq(0.0).select(x.constant(FRAC_PI_2), above);
+            let y = large.select(above, arc.round());
+            ax.is_nan().select(x, y.with_sign(x))
+        },
+    )
 }
 
 /// The angle of the point `(x, y)`, given `y` first. Error at most 0.85 ULP in `f64`, 0.51 in `f32`.

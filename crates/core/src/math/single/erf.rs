@@ -3,7 +3,7 @@
 use super::super::coefficients::{ERF_F32, ERFC_LOG2_F32};
 use super::super::real::Real;
 use super::ROUNDER;
-use super::exp::power_of_two;
+use crate::math::exp::power_of_fraction;
 
 /// The error function: an odd polynomial up to 0.85, `1 - 2^-(x p(x))` above.
 ///
@@ -18,6 +18,6 @@ pub(in crate::math) fn erf(x: Real<'_>) -> Real<'_> {
     let k = shifted - rounder;
     let r = (-bounded).fma(p, bounded.fma(-2.5, -k));
     let power = shifted.bits().shl(23).real();
-    let far = (-power_of_two(r)).fma(power, 1.0);
+    let far = (-power_of_fraction(r)).fma(power, 1.0);
     ax.lt(0.85).select(near, far).with_sign(x)
 }

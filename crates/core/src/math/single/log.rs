@@ -5,7 +5,8 @@
 
 use super::super::coefficients::{LOG_F32, LOG_LONG_F32, LOG_UPPER_F32, LOG2_F32, LOG10_F32};
 use super::super::real::{Bits, Pair, Real, two_product, two_sum};
-use super::exp::{Reduced, scales};
+use super::exp::Reduced;
+use crate::math::exp::scales;
 use crate::math::log::with_limits;
 use std::f64::consts::{LOG2_E, LOG10_E};
 

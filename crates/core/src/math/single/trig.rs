@@ -1,41 +1,70 @@
-//! Sine and cosine in `f32`.
-//!
-//! The argument is reduced as in [`crate::math`]'s bodies in `f64`, with a low part, by three parts of `pi/2`.
+//! Inverse trigonometric functions in `f32`: as those in `f64`, with less care for what is far below a rounding error.
 
-use super::super::coefficients::{COS_F32, SIN_F32};
-use super::super::real::Real;
-use super::ROUNDER;
-use crate::dtype::DType;
-use std::f64::consts::FRAC_2_PI;
+use super::super::coefficients::{ASIN_F32, ATAN_F32};
+use super::super::real::{Real, fast_two_sum};
+use std::f64::consts::{FRAC_PI_2, PI};
 
-/// Three parts of `pi/2`, of 24 bits each.
-const FRAC_PI_2: [f64; 3] = [1.570_796_370_506_286_6, -4.371_138_828_673_793e-8, -1.715_124_510_005_881_9e-15];
-/// From here on another body is needed: the product of the quotient and the first part has too many bits.
-const LARGE: f64 = 131_072.0;
+/// `pi/2` and `pi` less their nearest `f32`s.
+const FRAC_PI_2_LOW: f64 = -4.371_139_000_186_241e-8;
+const PI_LOW: f64 = 2.0 * FRAC_PI_2_LOW;
 
-/// `sin(x + turn pi/2)` for a `turn` of 0 or 1; `large` is the function in `f64` for large arguments.
-///
-/// A back end may skip those: see [`crate::kernel::rare`].
-pub(in crate::math) fn sine<'s>(x: Real<'s>, turn: u64, large: impl FnOnce(Real<'s>) -> Real<'s>) -> Real<'s> {
+/// Twice the root of `half`, and about what that misses: the error of the root's square over the root, to whose
+/// reciprocal a line is near enough from 1/3 to 1/2, and small below.
+fn twice_root(half: Real<'_>) -> (Real<'_>, Real<'_>) {
+    let root = half.sqrt();
+    let missed = (-root).fma(root, half) * root.fma(-5.6, 4.8);
+    (root + root, missed)
+}
+
+/// `asin(t) / t - 1` from `z = t^2 <= 1/4`.
+fn arcsine_excess(z: Real<'_>) -> Real<'_> {
+    z.polynomial(&ASIN_F32) * z
+}
+
+/// `asin x` by a polynomial up to 1/2, `pi/2 - 2 asin sqrt((1 - x)/2)` above.
+pub(in crate::math) fn arcsin(x: Real<'_>) -> Real<'_> {
     let ax = x.abs();
-    let is_large = ax.ge(LARGE);
-    let large = large(x.cast(DType::F64)).cast(DType::F32);
-    let shifted = ax.fma(FRAC_2_PI, ROUNDER);
-    let n = shifted - ROUNDER;
-    // Exact: a multiple of 2^-23 that is below 1.
-    let head = n.fma(-FRAC_PI_2[0], ax);
-    // Exact as well, for `head` is a multiple of the product's last bit: a fast two-sum with the product's own error.
-    let t = head - n * FRAC_PI_2[1];
-    let low = n.fma(-FRAC_PI_2[2], n.fma(-FRAC_PI_2[1], head - t));
+    let small = ax.lt(0.5);
+    // Exact where it is used. Beyond 1 the root is NaN, and so is the result.
+    let half = ax.fma(-0.5, 0.5);
+    let excess = arcsine_excess(small.select(ax * ax, half));
+    let (double, missed) = twice_root(half);
+    let sum = fast_two_sum(x.constant(FRAC_PI_2), -double);
+    let above = sum.high + (sum.low + ((-double).fma(excess, FRAC_PI_2_LOW) - missed));
+    small.select(ax.fma(excess, ax), above).with_sign(x)
+}
+
+/// `pi/2 - asin x` up to 1/2 in magnitude, `2 asin sqrt((1 - x)/2)` above, `pi` less that below.
+pub(in crate::math) fn arccos(x: Real<'_>) -> Real<'_> {
+    let ax = x.abs();
+    let small = ax.lt(0.5);
+    let negative = x.lt(0.0);
+    let half = ax.fma(-0.5, 0.5);
+    let excess = arcsine_excess(small.select(ax * ax, half));
+    let (double, missed) = twice_root(half);
+    let arc = small.select(x, double);
+    let arc_low = arc.fma(excess, small.select(x.constant(0.0), missed));
+    let base = small.select(x.constant(FRAC_PI_2), negative.select(x.constant(PI), 0.0));
+    let base_low = small.select(x.constant(FRAC_PI_2_LOW), negative.select(x.constant(PI_LOW), 0.0));
+    let minus = (small | negative).select(x.constant(-1.0), 1.0);
+    let sum = fast_two_sum(base, minus * arc);
+    sum.high + (sum.low + minus.fma(arc_low, base_low))
+}
+
+/// A polynomial up to 1, `pi/2 - atan(1/x)` above, with the error of the reciprocal.
+pub(in crate::math) fn arctan(x: Real<'_>) -> Real<'_> {
+    let ax = x.abs();
+    let inverse = 1.0 / ax;
+    let large = ax.gt(1.0);
+    let t = large.select(inverse, ax);
     let z = t * t;
-    let sine = t + z.polynomial(&SIN_F32).fma(t * z, low);
-    // 1 - z/2 with its rounding error, and t low of cos(t + low).
-    let one = z.fma(-0.5, 1.0);
-    let lost = z.fma(-0.5, 1.0 - one);
-    let cosine = one + z.polynomial(&COS_F32).fma(z * z, (-t).fma(low, lost));
-    let quadrant = if turn == 0 { shifted.bits() } else { shifted.bits() + turn };
-    let y = (quadrant & 1).ne(0).select(cosine, sine);
-    let sign = quadrant.shl(30);
-    let sign = if turn == 0 { sign ^ x.bits() } else { sign };
-    is_large.select(large, y.flip(sign & 0x8000_0000))
+    let p = z.polynomial(&ATAN_F32);
+    let cube = t * z;
+    let near = p.fma(cube, t);
+    // The derivative of atan at t is near a line.
+    let missed = (-inverse).fma(ax, 1.0) * inverse * t.fma(-0.5, 1.0);
+    let sum = fast_two_sum(x.constant(FRAC_PI_2), -t);
+    let above = sum.high + (sum.low + (FRAC_PI_2_LOW - p.fma(cube, missed)));
+    let above = inverse.eq(0.0).select(x.constant(FRAC_PI_2), above);
+    large.select(above, near).with_sign(x)
 }
