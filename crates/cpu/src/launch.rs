@@ -16,7 +16,7 @@ mod pool;
 
 pub use buffer::{AlignedBuffer, BufferPool};
 
-use crate::Error;
+use crate::{Error, Tier};
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;
 use numfuse_core::kernel::reduce;
@@ -49,6 +49,7 @@ impl Default for RunOptions<'_> {
 #[derive(Debug)]
 pub struct Compiled {
     code: CodeBlock,
+    tier: Tier,
     nest: Nest,
     operands: Vec<Operand>,
     params: usize,
@@ -97,7 +98,7 @@ struct Run<'a> {
 unsafe impl Sync for Run<'_> {}
 
 impl Compiled {
-    pub(crate) fn new(kernel: &Kernel, analysis: Analysis, code: CodeBlock) -> Compiled {
+    pub(crate) fn new(kernel: &Kernel, analysis: Analysis, code: CodeBlock, tier: Tier) -> Compiled {
         let stages = kernel
             .stages
             .iter()
@@ -116,6 +117,7 @@ impl Compiled {
         let cost = estimate(kernel);
         Compiled {
             code,
+            tier,
             nest: kernel.nest,
             operands: kernel.operands.clone(),
             params: kernel.params.len(),
@@ -124,6 +126,11 @@ impl Compiled {
             analysis,
             cost,
         }
+    }
+
+    /// The code generator that made the code.
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     /// Bytes of machine code.
