@@ -1,25 +1,31 @@
 #!/usr/bin/env python3
 """Writes crates/core/src/math/coefficients.rs: the minimax polynomials of the function bodies.
 
-    python3 scripts/coefficients.py > crates/core/src/math/coefficients.rs
+    python3 scripts/coefficients.py
 
-Each table is found by the Remez exchange in 200-bit arithmetic (mpmath) and rounded to binary64. A row below is the
-name, what the polynomial approximates, its interval, the weight that turns its error into a relative error of the
-function, and the number of coefficients. Errors are printed in the doc comments, with the rounding of the coefficients.
+Each table is found by the Remez exchange in 300-bit arithmetic (mpmath) and rounded to binary64, or to binary32 if its
+name ends in _F32. A row below is the name, what the polynomial approximates, its interval, the weight that turns its
+error into a relative error of the function, and the number of coefficients. Errors are printed in the doc comments,
+with the rounding of the coefficients. The file appears complete or not at all.
 """
 
+import os
+import struct
+import subprocess
 import sys
 
-from mpmath import asin, atan, atanh, cos, erf, erfc, exp, fabs, log, lu_solve, matrix, mp, mpf, pi, sin, sqrt
+from mpmath import asin, atan, atanh, cos, erf, erfc, exp, fabs, log, lu_solve, matrix, mp, mpf, pi, sin, sqrt, tanh
 
 mp.prec = 300
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TARGET = os.path.join(ROOT, "crates", "core", "src", "math", "coefficients.rs")
 TINY = mpf(10) ** -18
 
 
-def remez(f, weight, a, b, n, exact, rounds=30):
+def remez(f, weight, a, b, n, exact, to_format, rounds=30):
     """The polynomial of n coefficients, lowest first, that minimises max |weight * (f - p)| on [a, b].
 
-    The first coefficient is rounded unless it is to be exact: the sum of two binary64 numbers."""
+    The first coefficient is rounded unless it is to be exact: the sum of two numbers."""
     a, b = mpf(a), mpf(b)
     nodes = [(a + b) / 2 - (b - a) / 2 * mp.cos(pi * i / n) for i in range(n + 1)]
     grid = [a + (b - a) * (1 - mp.cos(pi * i / (24 * n))) / 2 for i in range(24 * n + 1)]
@@ -50,16 +56,16 @@ def remez(f, weight, a, b, n, exact, rounds=30):
         least = min(fabs(e) for _, e in peaks)
         if worst - least < worst / 1000:
             break
-    return rounded(p, samples, exact)
+    return rounded(p, samples, exact, to_format)
 
 
-def rounded(p, samples, exact):
-    """p with binary64 coefficients. Each is rounded in turn, and the later ones are fitted anew to make up for it."""
+def rounded(p, samples, exact, to_format):
+    """p with coefficients of the format. Each is rounded in turn, and the later ones are fitted anew to make up for it."""
     n = len(p)
     p = list(p)
     for k in range(n):
         if k > 0 or not exact:
-            p[k] = mpf(float(p[k]))
+            p[k] = mpf(to_format(p[k]))
         free = n - k - 1
         if free == 0:
             break
@@ -77,26 +83,47 @@ def rounded(p, samples, exact):
     return p, max(fabs(w * (y - mp.polyval(p[::-1], x))) for x, y, w in samples)
 
 
+def binary32(x):
+    """x rounded to binary32."""
+    return struct.unpack("f", struct.pack("f", float(x)))[0]
+
+
 def double(x):
     """A binary64 literal of x."""
     return repr(float(x))
 
 
+def single(x):
+    """The shortest binary32 literal of x."""
+    for digits in range(1, 10):
+        text = f"{float(x):.{digits}g}"
+        if binary32(text) == binary32(x):
+            return text if "." in text or "e" in text else text + ".0"
+
+
 def main():
     out = ["//! Minimax polynomials, lowest coefficient first. Written by `scripts/coefficients.py`; do not edit.",
-           "//!", "//! Names ending in `_SINGLE` are for results in `f32`, computed in `f64`.", ""]
+           "//!",
+           "//! Names ending in `_F32` are for arithmetic in `f32`, those in `_SINGLE` for results in `f32` computed in `f64`.",
+           ""]
     for name, what, f, weight, a, b, n in TABLES:
-        p, error = remez(f, weight, a, b, n, name in SPLIT)
+        kind, literal, to_format = ("f32", single, binary32) if name.endswith("_F32") else ("f64", double, float)
+        p, error = remez(f, weight, a, b, n, name in SPLIT, to_format)
         print(f"{name}: 2^{float(mp.log(error, 2)):.1f}", file=sys.stderr)
         out.append(f"/// {what}; relative error of the function 2^{float(mp.log(error, 2)):.1f}.")
-        out.append(f"pub const {name}: [f64; {n}] = [")
-        out += [f"    {double(c)}," for c in p]
+        out.append(f"pub const {name}: [{kind}; {n}] = [")
+        out += [f"    {literal(c)}," for c in p]
         out.append("];")
         if name in SPLIT:
             out.append(f"/// The exact first coefficient of `{name}`, less that in the table.")
             out.append(f"pub const {name}_LOW: f64 = {double(p[0] - mpf(float(p[0])))};")
         out.append("")
-    print("\n".join(out).rstrip())
+    part = TARGET + ".part"
+    with open(part, "w") as file:
+        file.write("\n".join(out).rstrip() + "\n")
+    config = os.path.join(ROOT, "rustfmt.toml")
+    subprocess.run(["rustfmt", "--edition", "2024", "--config-path", config, part], check=True)
+    os.replace(part, TARGET)
 
 
 def guarded(f, series):
@@ -141,6 +168,41 @@ def atan_centered(u):
     return atan(t) / t if t > TINY else mpf(1)
 
 
+def erf_excess(z):
+    """erf(t) / t - 1, z = t^2."""
+    t = sqrt(z)
+    return (erf(t) / t if t > TINY else 2 / sqrt(pi)) - 1
+
+
+def erf_excess_weight(z):
+    t = sqrt(z)
+    return t / erf(t) if t > TINY else sqrt(pi) / 2
+
+
+def tanh_series(z):
+    """(tanh(t)/t - 1) / z, z = t^2."""
+    t = sqrt(z)
+    return (tanh(t) / t - 1) / z if z > mpf(2) ** -40 else mpf(-1) / 3 + 2 * z / 15
+
+
+def log_cubic(f):
+    """(log(1 + f) - f + f^2/2) / f^3"""
+    return (log(1 + f) - f + f * f / 2) / f**3 if fabs(f) > mpf(2) ** -60 else mpf(1) / 3 - f / 4
+
+
+def log_cubic_weight(f):
+    return fabs(f**3 / log(1 + f)) + mpf(10) ** -22 if f != 0 else TINY
+
+
+def log_square(scale):
+    """(log(1 + f) - f) / f^2 times scale"""
+    return lambda f: scale * (f * log_cubic(f) - mpf(1) / 2)
+
+
+def log_square_weight(scale):
+    return lambda f: fabs(f**2 / log(1 + f) / scale) + mpf(10) ** -22 if f != 0 else TINY
+
+
 def erf_centered(u):
     """erf(t) / t, where u is t^2 less 3/4."""
     t = sqrt(u + mpf(3) / 4)
@@ -181,6 +243,11 @@ EXP_WEIGHT = lambda r: r * r / exp(r) + mpf(10) ** -22
 QUARTER = (pi / 4 * mpf("1.0005")) ** 2
 S2 = ((sqrt(mpf(2)) - 1) / (sqrt(mpf(2)) + 1)) ** 2 * mpf("1.0005")
 
+ROOT_HALF = sqrt(mpf(1) / 2)
+LOG2_E, LOG10_E = 1 / log(mpf(2)), 1 / log(mpf(10))
+# Where the polynomials of erf in f32 meet.
+ERF_MIDDLE = mpf("0.85")
+
 TABLES = [
     ("EXP", "`(e^r - 1 - r) / r^2` for `|r| <= ln 2 / 2`", EXP, EXP_WEIGHT, -H, H, 10),
     ("EXP_SINGLE", "`(e^r - 1 - r) / r^2` for `|r| <= ln 2 / 2`", EXP, EXP_WEIGHT, -H, H, 6),
@@ -203,11 +270,8 @@ TABLES = [
     ("ATAN_SINGLE", "as `ATAN`", atan_series, lambda z: z * sqrt(z) / atan(sqrt(z)) if z > 0 else TINY, 0, 1, 13),
     ("ERF", "`erf(t)/t` in `t^2 - 3/4`, for `|t| <= 5/4`", erf_centered, inverse(erf_centered), mpf(-3) / 4,
      mpf(13) / 16, 15),
-    ("ERF_SINGLE", "as `ERF`", erf_centered, inverse(erf_centered), mpf(-3) / 4, mpf(13) / 16, 9),
     ("ERF_TAIL", "`e^(x^2) erfc(x)` with `x = 3 (1+t)/(1-t)`, for `5/4 <= x <= 6`", scaled_erfc_middle,
      inverse(scaled_erfc_middle), mpf("-1.75") / mpf("4.25"), mpf(3) / 9, 16),
-    ("ERF_TAIL_SINGLE", "as `ERF_TAIL`", scaled_erfc_middle, inverse(scaled_erfc_middle), mpf("-1.75") / mpf("4.25"),
-     mpf(3) / 9, 8),
     ("ERFC", "`(1 + 2x/sqrt(pi)) e^(x^2) erfc(x)` with `x = 4 (1+t)/(1-t)`, for `0 <= x <= 28`", scaled_erfc,
      inverse(scaled_erfc), -1, mpf(24) / 32, 24),
     ("ERFC_SINGLE", "as `ERFC`, for `x <= 11`", scaled_erfc, inverse(scaled_erfc), -1, mpf(7) / 15, 13),
@@ -217,6 +281,31 @@ TABLES = [
      mpf(10) / 20, 13),
     ("INVERSE_CUBE_ROOT", "`m^(-1/3)` for `1/2 <= m <= 4`", lambda m: m ** (mpf(-1) / 3),
      lambda m: m ** (mpf(1) / 3), mpf("0.4999"), mpf("4.0001"), 6),
+    ("EXP_F32", "as `EXP`", EXP, EXP_WEIGHT, -H, H, 5),
+    ("EXP_MINUS_ONE_F32", "as `EXP_MINUS_ONE`", EXP,
+     lambda r: fabs(r * r / (exp(r) - 1)) if fabs(r) > TINY else TINY, -H, H, 6),
+    ("EXP2_F32", "`(2^r - 1) / r` for `|r| <= 1/2`",
+     guarded(lambda r: (mpf(2) ** r - 1) / r, [log(2), log(2) ** 2 / 2, log(2) ** 3 / 6]),
+     lambda r: fabs(r) / mpf(2) ** r + mpf(10) ** -22, mpf("-0.5001"), mpf("0.5001"), 6),
+    ("EXP_TWICE_F32", "`(e^2r - 1) / r` for `|r| <= ln 2 / 4`",
+     guarded(lambda r: (exp(2 * r) - 1) / r, [mpf(2), mpf(2), mpf(4) / 3]),
+     lambda r: fabs(r) / exp(2 * r) + mpf(10) ** -22, -H / 2, H / 2, 6),
+    ("TANH_F32", "`(tanh(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1`", tanh_series,
+     lambda z: z * sqrt(z) / tanh(sqrt(z)) if z > 0 else TINY, 0, 1, 7),
+    ("LOG_F32", "`(log(1 + f) - f + f^2/2) / f^3` for `1 + f` within a factor sqrt 2 of 1", log_cubic, log_cubic_weight,
+     ROOT_HALF - 1, 2 * ROOT_HALF - 1, 8),
+    ("LOG_LONG_F32", "as `LOG_F32`", log_cubic, log_cubic_weight, ROOT_HALF - 1, 2 * ROOT_HALF - 1, 9),
+    ("LOG_UPPER_F32", "as `LOG_F32`, for `-1/4 <= f <= 1/2`", log_cubic, log_cubic_weight, mpf(-1) / 4, mpf(1) / 2, 9),
+    ("LOG2_F32", "`(log(1 + f) - f) / f^2` times `log2(e)`, as `LOG_F32`", log_square(LOG2_E), log_square_weight(LOG2_E),
+     ROOT_HALF - 1, 2 * ROOT_HALF - 1, 10),
+    ("LOG10_F32", "`(log(1 + f) - f) / f^2` times `log10(e)`, as `LOG_F32`", log_square(LOG10_E),
+     log_square_weight(LOG10_E), ROOT_HALF - 1, 2 * ROOT_HALF - 1, 9),
+    ("SIN_F32", "as `SIN`", sin_series, lambda z: z + TINY, 0, QUARTER, 3),
+    ("COS_F32", "as `COS`", cos_series, lambda z: z * z / cos(sqrt(z)) + TINY, 0, QUARTER, 3),
+    ("ERF_F32", "`erf(t)/t - 1` in `t^2`, for `|t| <= 0.85`", erf_excess, erf_excess_weight, 0, ERF_MIDDLE**2, 6),
+    ("ERFC_LOG2_F32", "`-log2(erfc(t))/t - 5/2`, for `0.85 <= t <= 4`",
+     lambda t: -log(erfc(t)) / log(2) / t - mpf(5) / 2, lambda t: t * log(2) * erfc(t) / erf(t),
+     ERF_MIDDLE * mpf("0.999"), 4, 7),
 ]
 
 # Tables whose first coefficient is split into two numbers.

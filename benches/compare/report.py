@@ -13,6 +13,8 @@ from measure import duration
 
 BEGIN, END = "<!-- compare: begin -->", "<!-- compare: end -->"
 OURS = "numfuse"
+# In the order of the tables.
+DTYPES = ("float64", "float32", "int16")
 
 
 def seconds(cell, peer, mode):
@@ -95,11 +97,11 @@ def summary(cells):
     """How often numfuse is first, and how it stands against each peer."""
     groups = defaultdict(list)
     for cell, mode, value, _ in ratios(cells):
-        groups[cell["threads"], short(cell["dtype"])].append(value)
+        groups[cell["threads"], DTYPES.index(cell["dtype"])].append(value)
     rows = [
         [
             with_threads(threads),
-            dtype,
+            short(DTYPES[dtype]),
             str(len(values)),
             f"{sum(v <= 1 for v in values)} ({100 * sum(v <= 1 for v in values) / len(values):.0f} %)",
             f"{geometric_mean(values):.2f}",
@@ -287,12 +289,14 @@ def terminal(result):
         for mode in modes(cell):
             found = ratio(cell, mode)
             if found:
-                texts.append(f"{mode} {found[0]:5.2f} of {found[1]:8}{'  <-- behind' if found[0] > 1 else ''}")
+                value, peer = found
+                pair = f"{duration(seconds(cell, OURS, mode))} to {duration(seconds(cell, peer, mode))} of {peer}"
+                texts.append(f"{mode:6} {value:5.2f} {pair:31}{'BEHIND' if value > 1 else '':6}")
         if not texts:
             times = ((seconds(cell, name, "reused"), name) for name in names(cell))
             texts = [f"{name} {duration(time)}" for time, name in sorted((t, n) for t, n in times if t is not None)]
         lines.append(
-            f"{cell['case']:12}{count(cell['n']):>7} {short(cell['dtype']):4}{with_threads(cell['threads']):>10}   " + "   ".join(texts)
+            f"{cell['case']:12}{count(cell['n']):>7} {short(cell['dtype']):4}{with_threads(cell['threads']):>10}   " + "  ".join(texts).rstrip()
         )
     lines += ["", summary(cells), "", *("\n" + text for text in small_tables(result))]
     missing = left_out(cells)
@@ -417,7 +421,7 @@ def roofline(cells, limits, title, dtype, pyplot):
         axis.plot(x, ours, "o", color=COLOURS[OURS], markersize=5.5, zorder=3)
         axis.annotate(cell["case"], (x, ours), textcoords="offset points", xytext=(5, 3), fontsize=6.5)
     axis.set_xlabel("operations per byte of inputs and outputs (a function counts as one operation)")
-    axis.set_ylabel("thousand million operations per second")
+    axis.set_ylabel("1e9 operations per second")
     axis.grid(alpha=0.25, linewidth=0.5)
     used = {OURS} | {found[1] for cell in chosen if (found := ratio(cell, "reused"))}
     for name in (name for name in COLOURS if name in used):

@@ -146,7 +146,7 @@ def measured(options):
     task = {
         "cases": [each.name for each in chosen],
         "sizes": [int(size) for size in sizes],
-        "largest": max(cases.CHANNELS) if options.full else max(map(int, sizes)),
+        "largest": max(cases.CHANNELS) if options.full and not options.size else int(max(sizes)),
         "dtypes": options.dtype or (list(cases.FLOATS) if options.full else ["float64"]),
         "peers": names,
         "effort": effort,

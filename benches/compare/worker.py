@@ -45,7 +45,7 @@ def main(task_path, result_path):
         for dtype in each.dtypes
         if dtype in task["dtypes"] or dtype not in cases.FLOATS
         for n in each.sizes
-        if n <= task["largest"] and (n in task["sizes"] or n not in cases.SIZES or each.sizes != cases.SIZES)
+        if n in task["sizes"] or each.sizes != cases.SIZES and n <= task["largest"]
     ]
     progress = measure.Progress(
         f"{threads} thread{'s' if threads > 1 else ''}", sum(cost(n) for _, n, _ in plan) + 1e-9

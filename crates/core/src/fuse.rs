@@ -18,7 +18,7 @@ mod groups;
 use crate::graph::NodeKind;
 use crate::kernel::Nest;
 use crate::ops::Op;
-use crate::plan::View;
+use crate::plan::only_adds_axes;
 use crate::shape::{Dims, Shape};
 use smallvec::SmallVec;
 
@@ -43,7 +43,7 @@ pub(crate) fn op_cost(op: Op) -> u32 {
 /// True if a node is a view that only adds dimensions of size 1.
 pub(crate) fn is_trivial_view(kind: &NodeKind) -> bool {
     match kind {
-        NodeKind::Index(_, items) => View::Index(items.clone()).only_adds_axes(),
+        NodeKind::Index(_, items) => only_adds_axes(items),
         _ => false,
     }
 }

@@ -17,12 +17,12 @@ pub mod verify;
 
 use crate::diagnostic::{Code, Diagnostic, Span};
 use crate::dtype::{DType, Kind};
+use crate::intern::{self, Index};
 use crate::kernel::Reducer;
 use crate::literal::Literal;
 use crate::ops::{self, ArgType, Composite, Op, OpKind, Types};
 use crate::shape::{ConstraintKind, DimId, Dims, MAX_RANK, Shape, Slice, in_range, out_of_range};
-use rustc_hash::FxHashMap;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use std::fmt;
 
 /// A node of a [`Graph`]; prints as `n7`.
@@ -53,6 +53,9 @@ pub enum IndexItem {
     NewAxis,
 }
 
+/// The items of an index. On the heap, since they are large and few nodes have any.
+pub type Items = Box<[IndexItem]>;
+
 /// What a node computes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum NodeKind {
@@ -71,7 +74,7 @@ pub enum NodeKind {
     /// Dimensions in another order: dimension `i` of the result is dimension `perm[i]` of the operand.
     Transpose(NodeId, SmallVec<[u8; 4]>),
     /// A basic index with one item for each dimension of the operand, besides new axes.
-    Index(NodeId, SmallVec<[IndexItem; 4]>),
+    Index(NodeId, Items),
 }
 
 /// A node: what it computes and the type of the result.
@@ -89,12 +92,23 @@ pub struct Node {
 
 impl Node {
     /// The nodes that it uses.
-    pub fn operands(&self) -> SmallVec<[NodeId; 3]> {
+    pub fn operands(&self) -> &[NodeId] {
         match &self.kind {
-            NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) => SmallVec::new(),
-            NodeKind::Apply(_, args) => args.clone(),
+            NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) => &[],
+            NodeKind::Apply(_, args) => args,
             NodeKind::Cast(x) | NodeKind::Reduce(_, x, _) | NodeKind::Transpose(x, _) | NodeKind::Index(x, _) => {
-                smallvec![*x]
+                std::slice::from_ref(x)
+            }
+        }
+    }
+
+    /// The nodes that it uses, to be replaced by others of the same types.
+    pub(crate) fn operands_mut(&mut self) -> &mut [NodeId] {
+        match &mut self.kind {
+            NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) => &mut [],
+            NodeKind::Apply(_, args) => args,
+            NodeKind::Cast(x) | NodeKind::Reduce(_, x, _) | NodeKind::Transpose(x, _) | NodeKind::Index(x, _) => {
+                std::slice::from_mut(x)
             }
         }
     }
@@ -122,7 +136,7 @@ pub struct Guard {
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     nodes: Vec<Node>,
-    interned: FxHashMap<Node, NodeId>,
+    interned: Index,
     inputs: Vec<Input>,
     /// What is to be computed, in order; may name a node more than once.
     pub outputs: Vec<NodeId>,
@@ -305,9 +319,8 @@ impl Graph {
             return Err(Diagnostic::new(Code::Index, format!("{used} indices for an array of rank {rank}"))
                 .why("each index or slice takes one dimension"));
         }
-        let mut items: SmallVec<[IndexItem; 4]> = items.into();
-        items.extend((used..rank).map(|_| IndexItem::Slice(Slice::ALL)));
-        self.index_exact(x, items)
+        let rest = (used..rank).map(|_| IndexItem::Slice(Slice::ALL));
+        self.index_exact(x, items.iter().copied().chain(rest).collect())
     }
 
     /// The number of dimensions.
@@ -319,20 +332,65 @@ impl Graph {
 
     /// The node equal to this one; made if there is none. The caller answers for its type.
     pub fn intern(&mut self, node: Node) -> NodeId {
-        if let Some(known) = self.interned.get(&node) {
-            return *known;
+        let new = self.nodes.len() as u32;
+        let id = self.interned.id_of(hash(&node), new, |id| self.nodes[id as usize] == node);
+        if id == new {
+            self.nodes.push(node);
         }
-        let id = NodeId(self.nodes.len() as u32);
-        self.nodes.push(node.clone());
-        self.interned.insert(node, id);
-        id
+        NodeId(id)
+    }
+
+    /// A new graph of the nodes that outputs and guards need, in order, each through `make`, which gets the new graph,
+    /// the old id, and the node with its operands already renamed. Inputs come first and in order, needed or not.
+    pub(crate) fn rebuild(self, mut make: impl FnMut(&mut Graph, NodeId, Node) -> NodeId) -> Graph {
+        let live = self.live();
+        let mut renamed = vec![NodeId(u32::MAX); self.nodes.len()];
+        let Graph { nodes, inputs, outputs, guards, dims, .. } = self;
+        let mut new = Graph { nodes: Vec::with_capacity(nodes.len()), dims, ..Graph::default() };
+        for Input { name, node } in inputs {
+            let Node { dtype, weak, ref shape, .. } = nodes[node.index()];
+            renamed[node.index()] = new.declare(name, dtype, weak, shape.clone());
+        }
+        for (i, mut node) in nodes.into_iter().enumerate().filter(|(i, _)| live[*i]) {
+            if matches!(node.kind, NodeKind::Input(_)) {
+                continue;
+            }
+            for operand in node.operands_mut() {
+                *operand = renamed[operand.index()];
+            }
+            renamed[i] = make(&mut new, NodeId(i as u32), node);
+        }
+        new.outputs = outputs.into_iter().map(|o| renamed[o.index()]).collect();
+        new.guards = guards.into_iter().map(|g| Guard { node: renamed[g.node.index()], error: g.error }).collect();
+        new
+    }
+
+    /// The graph without the nodes that no output and no guard needs; inputs stay.
+    pub(crate) fn without_dead_nodes(self) -> Graph {
+        self.rebuild(|new, _, node| new.intern(node))
+    }
+
+    /// Which nodes outputs and guards need.
+    pub(crate) fn live(&self) -> Vec<bool> {
+        let mut live = vec![false; self.nodes.len()];
+        for root in self.outputs.iter().chain(self.guards.iter().map(|g| &g.node)) {
+            live[root.index()] = true;
+        }
+        for (i, node) in self.nodes.iter().enumerate().rev() {
+            if live[i] {
+                for operand in node.operands() {
+                    live[operand.index()] = true;
+                }
+            }
+        }
+        live
     }
 
     /// A new input whose rank is in bounds.
-    pub fn declare(&mut self, name: &str, dtype: DType, weak: bool, shape: Shape) -> NodeId {
+    pub fn declare(&mut self, name: impl Into<String>, dtype: DType, weak: bool, shape: Shape) -> NodeId {
         let kind = NodeKind::Input(self.inputs.len() as u32);
         let node = self.intern(Node { kind, dtype, weak, shape });
-        self.inputs.push(Input { name: name.to_owned(), node });
+        self.inputs.push(Input { name: name.into(), node });
         node
     }
 
@@ -340,14 +398,16 @@ impl Graph {
     pub fn apply_exact(&mut self, op: Op, args: SmallVec<[NodeId; 3]>, result: ArgType) -> Result {
         let mut shape = self.node(args[0]).shape.clone();
         for arg in &args[1..] {
-            let other = self.node(*arg).shape.clone();
-            shape = self.dims.broadcast_shapes(&shape, &other, self.site)?;
+            let other = &self.nodes[arg.index()].shape;
+            if *other != shape {
+                shape = self.dims.broadcast_shapes(&shape, other, self.site)?;
+            }
         }
         Ok(self.intern(Node { kind: NodeKind::Apply(op, args), dtype: result.dtype, weak: result.weak, shape }))
     }
 
     /// An index with one item for each dimension.
-    pub fn index_exact(&mut self, x: NodeId, items: SmallVec<[IndexItem; 4]>) -> Result {
+    pub fn index_exact(&mut self, x: NodeId, items: Items) -> Result {
         let Node { dtype, weak, shape: ref from, .. } = *self.node(x);
         let from = from.clone();
         let mut dims = from.iter();
@@ -559,6 +619,11 @@ impl Graph {
         self.guard(node, error, "some exponent is negative");
         Ok(())
     }
+}
+
+/// The hash of a node. Its shape follows from the rest, nearly always: comparing that is enough.
+fn hash(node: &Node) -> u64 {
+    intern::hash(&(&node.kind, node.dtype))
 }
 
 /// True if an integer literal is a value of an integer dtype.

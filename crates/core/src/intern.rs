@@ -20,9 +20,8 @@ struct Slot {
     id: u32,
 }
 
-impl Slot {
-    const EMPTY: Slot = Slot { hash: 0, id: u32::MAX };
-}
+/// In place of an id where there is none.
+const EMPTY: u32 = u32::MAX;
 
 impl Index {
     /// The id that has this hash and is `same`; else `new`, which has it from now on.
@@ -30,18 +29,31 @@ impl Index {
         if self.len * 2 >= self.slots.len() {
             self.grow();
         }
-        let hash = hash as u32;
+        let at = self.probe(hash as u32, same);
+        let slot = &mut self.slots[at];
+        if slot.id == EMPTY {
+            *slot = Slot { hash: hash as u32, id: new };
+            self.len += 1;
+        }
+        slot.id
+    }
+
+    /// The id that has this hash and is `same`, if there is one.
+    pub fn get(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        Some(self.slots[self.probe(hash as u32, same)].id).filter(|id| *id != EMPTY)
+    }
+
+    /// The slot of the id that is `same`, or the empty one where it belongs.
+    fn probe(&self, hash: u32, same: impl Fn(u32) -> bool) -> usize {
         let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
         loop {
-            let slot = &mut self.slots[at];
-            if slot.id == Slot::EMPTY.id {
-                *slot = Slot { hash, id: new };
-                self.len += 1;
-                return new;
-            }
-            if slot.hash == hash && same(slot.id) {
-                return slot.id;
+            let slot = self.slots[at];
+            if slot.id == EMPTY || (slot.hash == hash && same(slot.id)) {
+                return at;
             }
             at = (at + 1) & mask;
         }
@@ -49,12 +61,10 @@ impl Index {
 
     fn grow(&mut self) {
         let size = (self.slots.len() * 2).max(64);
-        let old = std::mem::replace(&mut self.slots, vec![Slot::EMPTY; size]);
-        for slot in old.into_iter().filter(|s| s.id != Slot::EMPTY.id) {
-            let mut at = slot.hash as usize & (size - 1);
-            while self.slots[at].id != Slot::EMPTY.id {
-                at = (at + 1) & (size - 1);
-            }
+        let old = std::mem::replace(&mut self.slots, vec![Slot { hash: 0, id: EMPTY }; size]);
+        for slot in old.into_iter().filter(|s| s.id != EMPTY) {
+            // All ids are distinct.
+            let at = self.probe(slot.hash, |_| false);
             self.slots[at] = slot;
         }
     }
@@ -64,7 +74,9 @@ impl Index {
 pub(crate) fn hash(thing: &impl Hash) -> u64 {
     let mut hasher = rustc_hash::FxHasher::default();
     thing.hash(&mut hasher);
-    hasher.finish()
+    // Ids are dense and come in runs, which Fx keeps in runs: a product's high half scatters them.
+    let mixed = u128::from(hasher.finish()) * 0x9e37_79b9_7f4a_7c15;
+    mixed as u64 ^ (mixed >> 64) as u64
 }
 
 #[cfg(test)]

@@ -2,17 +2,20 @@
 //!
 //! A body is a straight line of primitives, so every back end computes the same bits at its full vector width, and it
 //! fuses with the arithmetic around it. Both sides of a `select` are evaluated (save for what [`crate::kernel::rare`]
-//! finds): the number of primitives is the running time. Conversions between floats and integers are avoided in favour of adding 1.5 * 2^52 and reading
-//! bits, since few targets convert vectors of 64-bit integers.
+//! finds, so the rare case is its first operand): the number of primitives is the running time. Conversions between
+//! floats and integers are avoided in favour of adding 1.5 * 2^52 and reading bits, since few targets convert vectors of
+//! 64-bit integers.
 //!
 //! Error bounds are in ULPs: units in the last place of the exact result, subnormal results included, over the whole
-//! domain. `f32` functions compute in `f64` with shorter polynomials and round once, which makes them the nearest `f32`
-//! but for one case in hundreds. Results at zeros, infinities, NaN and outside the domain are C99's and NumPy's.
-//! `scripts/coefficients.py` derives the polynomials; `docs/accuracy.md` has the measured errors.
+//! domain. The `f32` functions that matter most have bodies in `f32`, see [`single`]; the others compute in `f64` with
+//! shorter polynomials and round once, which makes them the nearest `f32` but for one case in hundreds. Results at
+//! zeros, infinities, NaN and outside the domain are C99's and NumPy's. `scripts/coefficients.py` derives the
+//! polynomials; `docs/accuracy.md` has the measured errors.
 //!
 //! To add a function: a body here, with its formula and bound in the comment, a row in [`crate::ops`], and a
 //! line in `tests/reference`.
 
+#[expect(clippy::approx_constant, reason = "a coefficient may be near a known number")]
 mod coefficients;
 mod real;
 
@@ -23,6 +26,7 @@ mod log;
 mod parts;
 mod payne_hanek;
 mod pow;
+mod single;
 mod trig;
 
 pub use divide::{floor_divide, remainder};

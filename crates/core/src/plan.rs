@@ -6,7 +6,7 @@
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::dtype::DType;
-use crate::graph::{Graph, IndexItem};
+use crate::graph::{Graph, IndexItem, Items};
 use crate::kernel::{Kernel, Level, Nest};
 use crate::launch::{Launch, Layout, Sizes};
 use crate::literal::Literal;
@@ -65,7 +65,7 @@ pub enum View {
     /// As [`crate::graph::NodeKind::Transpose`].
     Transpose(SmallVec<[u8; 4]>),
     /// As [`crate::graph::NodeKind::Index`].
-    Index(SmallVec<[IndexItem; 4]>),
+    Index(Items),
 }
 
 impl View {
@@ -73,11 +73,14 @@ impl View {
     pub fn only_adds_axes(&self) -> bool {
         match self {
             View::Transpose(_) => false,
-            View::Index(items) => {
-                items.iter().all(|i| matches!(i, IndexItem::NewAxis) || *i == IndexItem::Slice(Slice::ALL))
-            }
+            View::Index(items) => only_adds_axes(items),
         }
     }
+}
+
+/// True if an index neither moves nor drops elements: it only adds dimensions of size 1.
+pub(crate) fn only_adds_axes(items: &[IndexItem]) -> bool {
+    items.iter().all(|i| matches!(i, IndexItem::NewAxis) || *i == IndexItem::Slice(Slice::ALL))
 }
 
 /// What a kernel's memory operand is.

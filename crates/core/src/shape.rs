@@ -128,6 +128,8 @@ pub enum Unmet {
 #[derive(Clone, Debug, Default)]
 pub struct Dims {
     dims: Vec<Dim>,
+    /// Which of them have size 1 in every call: known to be, or asked to be by a constraint.
+    ones: Vec<bool>,
     interned: FxHashMap<Dim, DimId>,
     symbols: Vec<String>,
     constraints: Vec<Constraint>,
@@ -192,7 +194,7 @@ impl Dims {
 
     /// True if a dimension has size 1 in every call.
     pub fn is_one(&self, dim: DimId) -> bool {
-        self.known(dim) == Some(1) || self.required.contains(&ConstraintKind::One(dim))
+        self.ones[dim.index()]
     }
 
     /// How many symbols there are; a call brings one size for each.
@@ -213,6 +215,9 @@ impl Dims {
     /// Adds a constraint unless it is known.
     pub fn require(&mut self, kind: ConstraintKind, span: Option<Span>) {
         if self.required.insert(kind.clone()) {
+            if let ConstraintKind::One(dim) = kind {
+                self.ones[dim.index()] = true;
+            }
             self.constraints.push(Constraint { kind, span });
         }
     }
@@ -389,6 +394,7 @@ impl Dims {
             self.hints.push(size_of(&dim, symbols, &self.hints));
         }
         let id = DimId(self.dims.len() as u32);
+        self.ones.push(dim == Dim::Fixed(1));
         self.dims.push(dim.clone());
         self.interned.insert(dim, id);
         id

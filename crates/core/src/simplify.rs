@@ -9,7 +9,7 @@
 mod views;
 
 use crate::dtype::Kind;
-use crate::graph::{Graph, Guard, Node, NodeId, NodeKind};
+use crate::graph::{Graph, Node, NodeId, NodeKind};
 use crate::kernel::Builder;
 use crate::literal::Literal;
 use crate::ops::{Op, OpKind};
@@ -23,138 +23,181 @@ pub struct Rule {
     pub name: &'static str,
     /// The maths.
     pub doc: &'static str,
+    /// Which nodes it looks at.
+    pub on: On,
     /// The node that replaces this one, if the rule applies.
     pub rewrite: fn(&mut Graph, &Node) -> Option<NodeId>,
 }
 
-/// A rule that was applied: its name, the node in the old graph, and the one in the new.
-pub type Applied = (&'static str, NodeId, NodeId);
+/// Which nodes a rule looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum On {
+    /// Elementwise nodes of any op.
+    AnyOp,
+    /// Elementwise nodes of these ops.
+    Ops(&'static [Op]),
+    /// Casts.
+    Cast,
+    /// Transpositions.
+    Transpose,
+}
+
+impl On {
+    fn looks_at(self, kind: &NodeKind) -> bool {
+        match kind {
+            NodeKind::Apply(op, _) => match self {
+                On::AnyOp => true,
+                On::Ops(ops) => ops.contains(op),
+                On::Cast | On::Transpose => false,
+            },
+            NodeKind::Cast(_) => self == On::Cast,
+            NodeKind::Transpose(..) => self == On::Transpose,
+            NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) => false,
+            NodeKind::Reduce(..) | NodeKind::Index(..) => false,
+        }
+    }
+}
+
+/// A rule that was applied: its name, and the node of the old graph that it replaced.
+pub type Applied = (&'static str, NodeId);
 
 /// The graph after all rules, without what no output needs, and which rules were applied.
 pub fn simplify(graph: Graph) -> (Graph, Vec<Applied>) {
     let mut applied = Vec::new();
-    let graph = rebuild(graph, |new, old, node| {
-        for rule in RULES {
+    let graph = graph.rebuild(|new, old, node| {
+        for rule in RULES.iter().filter(|rule| rule.on.looks_at(&node.kind)) {
             if let Some(id) = (rule.rewrite)(new, &node) {
                 debug_assert_eq!(new.node(id).dtype, node.dtype, "rule {} changed the dtype", rule.name);
                 debug_assert_eq!(new.node(id).shape, node.shape, "rule {} changed the shape", rule.name);
-                applied.push((rule.name, old, id));
+                applied.push((rule.name, old));
                 return id;
             }
         }
         new.intern(node)
     });
+    // What only the replaced nodes used is dead now.
+    let graph = if applied.is_empty() { graph } else { graph.without_dead_nodes() };
     (graph, applied)
 }
 
-/// Copies the nodes that outputs and guards need into a new graph, in order, each through `make`, which gets the new
-/// graph, the old id, and the node with its operands already renamed. Inputs stay, needed or not.
-pub(crate) fn rebuild(graph: Graph, mut make: impl FnMut(&mut Graph, NodeId, Node) -> NodeId) -> Graph {
-    let live = live_nodes(&graph);
-    let mut new = Graph::new(None);
-    new.dims = graph.dims.clone();
-    let mut renamed = vec![NodeId(u32::MAX); graph.len()];
-    for input in graph.inputs() {
-        let Node { dtype, weak, ref shape, .. } = *graph.node(input.node);
-        renamed[input.node.index()] = new.declare(&input.name, dtype, weak, shape.clone());
-    }
-    for id in graph.ids().filter(|id| live[id.index()]) {
-        let node = graph.node(id);
-        if matches!(node.kind, NodeKind::Input(_)) {
-            continue;
-        }
-        let node = with_operands(node, |x| renamed[x.index()]);
-        renamed[id.index()] = make(&mut new, id, node);
-    }
-    new.outputs = graph.outputs.iter().map(|o| renamed[o.index()]).collect();
-    new.guards = graph.guards.iter().map(|g| Guard { node: renamed[g.node.index()], error: g.error.clone() }).collect();
-    new
-}
-
-/// Which nodes outputs and guards need.
-pub(crate) fn live_nodes(graph: &Graph) -> Vec<bool> {
-    let mut live = vec![false; graph.len()];
-    for root in graph.outputs.iter().chain(graph.guards.iter().map(|g| &g.node)) {
-        live[root.index()] = true;
-    }
-    for id in graph.ids().rev() {
-        if live[id.index()] {
-            for operand in graph.node(id).operands() {
-                live[operand.index()] = true;
-            }
-        }
-    }
-    live
-}
-
-/// The node with other operands.
-pub(crate) fn with_operands(node: &Node, mut map: impl FnMut(NodeId) -> NodeId) -> Node {
-    let kind = match &node.kind {
-        NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) => node.kind.clone(),
-        NodeKind::Apply(op, args) => NodeKind::Apply(*op, args.iter().map(|a| map(*a)).collect()),
-        NodeKind::Cast(x) => NodeKind::Cast(map(*x)),
-        NodeKind::Reduce(reducer, x, axes) => NodeKind::Reduce(*reducer, map(*x), axes.clone()),
-        NodeKind::Transpose(x, perm) => NodeKind::Transpose(map(*x), perm.clone()),
-        NodeKind::Index(x, items) => NodeKind::Index(map(*x), items.clone()),
-    };
-    Node { kind, ..node.clone() }
-}
-
 /// The rules, tried in this order; the first that applies wins.
-pub const RULES: &[Rule] = &[
-    Rule { name: "fold-constants", doc: "f(c, d) = the value the kernel would compute", rewrite: fold_constants },
-    Rule { name: "cast-constant", doc: "cast(c) = the constant of the other dtype", rewrite: cast_constant },
+pub static RULES: &[Rule] = &[
+    Rule {
+        name: "fold-constants",
+        doc: "f(c, d) = the value the kernel would compute",
+        on: On::AnyOp,
+        rewrite: fold_constants,
+    },
+    Rule {
+        name: "cast-constant",
+        doc: "cast(c) = the constant of the other dtype",
+        on: On::Cast,
+        rewrite: cast_constant,
+    },
     Rule {
         name: "cast-round-trip",
         doc: "cast(cast(x)) = x, when the dtype between holds every x",
+        on: On::Cast,
         rewrite: cast_round_trip,
     },
-    Rule { name: "pow-square", doc: "x ** 2 = x * x: one rounding either way", rewrite: pow_square },
-    Rule { name: "pow-one", doc: "x ** 1 = x", rewrite: |g, n| identity(g, n, Op::POW, 1, |c| c.as_f64() == 1.0) },
-    Rule { name: "times-one", doc: "x * 1 = x", rewrite: |g, n| identity_either(g, n, Op::MUL, is_one) },
-    Rule { name: "divide-by-one", doc: "x / 1 = x", rewrite: |g, n| identity(g, n, Op::DIV, 1, is_one) },
+    Rule {
+        name: "pow-square",
+        doc: "x ** 2 = x * x: one rounding either way",
+        on: On::Ops(&[Op::POW]),
+        rewrite: pow_square,
+    },
+    Rule {
+        name: "pow-one",
+        doc: "x ** 1 = x",
+        on: On::Ops(&[Op::POW]),
+        rewrite: |g, n| identity(g, n, Op::POW, 1, |c| c.as_f64() == 1.0),
+    },
+    Rule {
+        name: "times-one",
+        doc: "x * 1 = x",
+        on: On::Ops(&[Op::MUL]),
+        rewrite: |g, n| identity_either(g, n, Op::MUL, is_one),
+    },
+    Rule {
+        name: "divide-by-one",
+        doc: "x / 1 = x",
+        on: On::Ops(&[Op::DIV]),
+        rewrite: |g, n| identity(g, n, Op::DIV, 1, is_one),
+    },
     Rule {
         name: "divide-by-power-of-two",
         doc: "x / 2^k = x * 2^-k: both scale exactly, with the same rounding of subnormals",
+        on: On::Ops(&[Op::DIV]),
         rewrite: divide_by_power_of_two,
     },
     Rule {
         name: "plus-zero",
         doc: "x + 0 = x for integers; x + -0.0 = x for floats",
+        on: On::Ops(&[Op::ADD]),
         rewrite: |g, n| identity_either(g, n, Op::ADD, is_additive_identity),
     },
     Rule {
         name: "minus-zero",
         doc: "x - 0 = x for integers; x - 0.0 = x for floats",
+        on: On::Ops(&[Op::SUB]),
         rewrite: |g, n| identity(g, n, Op::SUB, 1, |c| c.bits() == 0),
     },
     Rule {
         name: "or-zero",
         doc: "x | 0 = x",
+        on: On::Ops(&[Op::BITWISE_OR]),
         rewrite: |g, n| identity_either(g, n, Op::BITWISE_OR, |c| c.bits() == 0),
     },
     Rule {
         name: "xor-zero",
         doc: "x ^ 0 = x",
+        on: On::Ops(&[Op::BITWISE_XOR]),
         rewrite: |g, n| identity_either(g, n, Op::BITWISE_XOR, |c| c.bits() == 0),
     },
-    Rule { name: "and-ones", doc: "x & -1 = x", rewrite: |g, n| identity_either(g, n, Op::BITWISE_AND, is_all_ones) },
-    Rule { name: "shift-by-zero", doc: "x << 0 = x >> 0 = x", rewrite: shift_by_zero },
+    Rule {
+        name: "and-ones",
+        doc: "x & -1 = x",
+        on: On::Ops(&[Op::BITWISE_AND]),
+        rewrite: |g, n| identity_either(g, n, Op::BITWISE_AND, is_all_ones),
+    },
+    Rule {
+        name: "shift-by-zero",
+        doc: "x << 0 = x >> 0 = x",
+        on: On::Ops(&[Op::LEFT_SHIFT, Op::RIGHT_SHIFT]),
+        rewrite: shift_by_zero,
+    },
     Rule {
         name: "and-true",
         doc: "x and true = x",
+        on: On::Ops(&[Op::LOGICAL_AND]),
         rewrite: |g, n| identity_either(g, n, Op::LOGICAL_AND, |c| c.bits() == 1),
     },
     Rule {
         name: "or-false",
         doc: "x or false = x",
+        on: On::Ops(&[Op::LOGICAL_OR]),
         rewrite: |g, n| identity_either(g, n, Op::LOGICAL_OR, |c| c.bits() == 0),
     },
-    Rule { name: "double-negation", doc: "-(-x) = x, not not x = x, ~~x = x", rewrite: double_negation },
-    Rule { name: "positive", doc: "+x = x", rewrite: positive },
-    Rule { name: "where-constant", doc: "where(true, x, y) = x, where(false, x, y) = y", rewrite: where_constant },
-    Rule { name: "where-same", doc: "where(c, x, x) = x", rewrite: where_same },
-    Rule { name: "transpose-transpose", doc: "two transpositions are one", rewrite: transpose_transpose },
+    Rule {
+        name: "double-negation",
+        doc: "-(-x) = x, not not x = x, ~~x = x",
+        on: On::Ops(&[Op::NEGATIVE, Op::LOGICAL_NOT, Op::INVERT]),
+        rewrite: double_negation,
+    },
+    Rule { name: "positive", doc: "+x = x", on: On::Ops(&[Op::POSITIVE]), rewrite: positive },
+    Rule {
+        name: "where-constant",
+        doc: "where(true, x, y) = x, where(false, x, y) = y",
+        on: On::Ops(&[Op::WHERE]),
+        rewrite: where_constant,
+    },
+    Rule { name: "where-same", doc: "where(c, x, x) = x", on: On::Ops(&[Op::WHERE]), rewrite: where_same },
+    Rule {
+        name: "transpose-transpose",
+        doc: "two transpositions are one",
+        on: On::Transpose,
+        rewrite: transpose_transpose,
+    },
 ];
 
 fn apply_of(graph: &Graph, id: NodeId, op: Op) -> Option<SmallVec<[NodeId; 3]>> {

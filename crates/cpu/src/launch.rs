@@ -21,10 +21,12 @@ use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;
 use numfuse_core::kernel::reduce;
 use numfuse_core::kernel::{Access, Inst, Kernel, Nest, Operand, Prim, Reduction, Role, StageKind};
-use numfuse_core::launch::Launch;
+use numfuse_core::launch::{Launch, Layout};
 use smallvec::SmallVec;
-use std::sync::OnceLock;
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// How a kernel is run.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +84,33 @@ static BUFFERS: BufferPool = BufferPool::new(256 << 20);
 
 /// The places of all operands.
 type Places = SmallVec<[OperandAt; 8]>;
+
+/// A kernel with a launch of it, checked once: to be run again and again with other pointers.
+#[derive(Debug)]
+pub struct Prepared {
+    compiled: Arc<Compiled>,
+    launch: Launch,
+    form: Form,
+}
+
+/// What of a run follows from the kernel and the launch.
+#[derive(Debug)]
+struct Form {
+    rows: usize,
+    inner: usize,
+    direct: Option<Direct>,
+}
+
+/// A run that is one call of the compiled function, on the calling thread and without memory of its own: small work.
+#[derive(Debug)]
+struct Direct {
+    /// Byte strides of each operand along the rows and along the inner dimension.
+    strides: SmallVec<[(isize, isize); DIRECT_OPERANDS]>,
+    room: Room,
+}
+
+/// A kernel with more operands than this is never run directly.
+const DIRECT_OPERANDS: usize = 8;
 
 /// A run: everything that stays the same for all of its threads.
 struct Run<'a> {
@@ -160,29 +189,93 @@ impl Compiled {
         params: &[u64],
         options: &RunOptions<'_>,
     ) -> Result<(), Error> {
-        self.check(launch, pointers, params)?;
+        let form = self.form(launch)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.run_form(launch, &form, pointers, params, options) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Compiled::run`]; the form is that of the launch.
+    #[inline]
+    unsafe fn run_form(
+        &self,
+        launch: &Launch,
+        form: &Form,
+        pointers: &[*mut u8],
+        params: &[u64],
+        options: &RunOptions<'_>,
+    ) -> Result<(), Error> {
+        if pointers.len() != self.operands.len() || params.len() != self.params {
+            return Err(misfit("another number of operands or parameters"));
+        }
         if options.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
-        let (rows, inner) = (launch.rows(), launch.inner_len());
-        if rows == 0 {
+        if let Some(direct) = &form.direct {
+            // SAFETY: the caller's promise.
+            unsafe { self.run_direct(form, direct, pointers, params) };
             return Ok(());
         }
-        let run = Run { compiled: self, launch, pointers, params, options, inner };
+        let run = Run { compiled: self, launch, pointers, params, options, inner: form.inner };
         match self.nest {
+            _ if form.rows == 0 => Ok(()),
             Nest::Columns => run.columns(),
-            Nest::Rows => run.rows(rows),
+            Nest::Rows => run.rows(form.rows),
         }
     }
 
-    /// A launch that does not fit the kernel would make the code reach other memory than the caller vouches for.
-    fn check(&self, launch: &Launch, pointers: &[*mut u8], params: &[u64]) -> Result<(), Error> {
-        let fail = |what: &str| Err(Error::Internal(format!("the launch does not fit the kernel: {what}")));
-        if pointers.len() != self.operands.len() || launch.layouts.len() != self.operands.len() {
-            return fail("another number of operands");
+    /// # Safety
+    ///
+    /// As [`Compiled::run`]; the form is that of the launch, and there is a pointer for each of its operands.
+    #[inline]
+    unsafe fn run_direct(&self, form: &Form, direct: &Direct, pointers: &[*mut u8], params: &[u64]) {
+        let mut places = [OperandAt { pointer: std::ptr::null_mut(), row: 0, inner: 0 }; DIRECT_OPERANDS];
+        for ((place, pointer), (row, inner)) in places.iter_mut().zip(pointers).zip(&direct.strides) {
+            *place = OperandAt { pointer: *pointer, row: *row, inner: *inner };
         }
-        if params.len() != self.params {
-            return fail("another number of parameters");
+        let inline = Inline::new([const { MaybeUninit::uninit() }; INLINE_WORDS]);
+        let call = Call {
+            operands: places.as_ptr(),
+            rows: form.rows,
+            end: form.inner,
+            last: phases(self),
+            ..direct.room.call(inline.get().cast(), params, form.inner)
+        };
+        // SAFETY: the call is for all rows and inner elements of the launch; the room fits the inline words.
+        unsafe { invoke(&self.code, &call) };
+    }
+
+    /// What follows from a launch, after a check that it fits: a launch that does not would make the code reach other
+    /// memory than the caller vouches for.
+    fn form(&self, launch: &Launch) -> Result<Form, Error> {
+        self.check(launch)?;
+        let (rows, inner) = (launch.rows(), launch.inner_len());
+        let simple = self.nest == Nest::Rows
+            && rows > 0
+            && launch.outer.len() <= 1
+            && launch.inner.len() <= 1
+            && self.operands.len() <= DIRECT_OPERANDS
+            && self.row_cost(inner) * rows as f64 <= SHARE_FROM
+            && !(self.analysis.splittable && tile(launch, inner) < inner);
+        let room = if simple { Some(Room::new(&self.analysis, inner)?) } else { None };
+        let strides =
+            |layout: &Layout| (layout.outer.last().copied().unwrap_or(0), layout.inner.last().copied().unwrap_or(0));
+        let direct = room
+            .filter(|room| room.bytes <= 8 * INLINE_WORDS)
+            .map(|room| Direct { strides: launch.layouts.iter().map(strides).collect(), room });
+        Ok(Form { rows, inner, direct })
+    }
+
+    /// Estimated nanoseconds for a row of so many inner elements.
+    fn row_cost(&self, inner: usize) -> f64 {
+        self.cost * inner as f64 + 10.0
+    }
+
+    fn check(&self, launch: &Launch) -> Result<(), Error> {
+        let fail = |what: &str| Err(misfit(what));
+        if launch.layouts.len() != self.operands.len() {
+            return fail("another number of operands");
         }
         if self.nest == Nest::Rows && !launch.reduced.is_empty() {
             return fail("reduced dimensions of a row kernel");
@@ -203,6 +296,35 @@ impl Compiled {
         }
         Ok(())
     }
+}
+
+impl Prepared {
+    /// A kernel and a launch of it.
+    pub fn new(compiled: Arc<Compiled>, launch: Launch) -> Result<Prepared, Error> {
+        let form = compiled.form(&launch)?;
+        Ok(Prepared { compiled, launch, form })
+    }
+
+    /// The launch.
+    pub fn launch(&self) -> &Launch {
+        &self.launch
+    }
+
+    /// Runs the kernel; see [`Compiled::run`].
+    ///
+    /// # Safety
+    ///
+    /// As [`Compiled::run`].
+    #[inline]
+    pub unsafe fn run(&self, pointers: &[*mut u8], params: &[u64], options: &RunOptions<'_>) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.compiled.run_form(&self.launch, &self.form, pointers, params, options) }
+    }
+}
+
+#[cold]
+fn misfit(what: &str) -> Error {
+    Error::Internal(format!("the launch does not fit the kernel: {what}"))
 }
 
 /// Nanoseconds for an inner element, about: vectors of 16 bytes, and memory somewhere between cache and main memory.
@@ -230,17 +352,28 @@ fn phases(compiled: &Compiled) -> usize {
     2 * compiled.stages.len()
 }
 
+/// How many inner elements to run at a time: fewer than all if an operand steps far along the inner loop but little
+/// along the rows, so that the cache lines it touches serve several rows.
+fn tile(launch: &Launch, inner: usize) -> usize {
+    const LINE: usize = 64;
+    let transposed = launch.layouts.iter().any(|layout| match (layout.outer.last(), layout.inner.last()) {
+        (Some(row), Some(inner)) => inner.unsigned_abs() >= LINE && row.unsigned_abs() < LINE && *row != 0,
+        _ => false,
+    });
+    if transposed { inner.min(TILE) } else { inner }
+}
+
 impl Run<'_> {
     fn rows(&self, rows: usize) -> Result<(), Error> {
         let compiled = self.compiled;
-        let row_cost = compiled.cost * self.inner as f64 + 10.0;
+        let row_cost = compiled.row_cost(self.inner);
         let cost = row_cost * rows as f64;
         let threads = if cost < SHARE_FROM { 1 } else { self.options.threads.max(1) };
         let chunk_cost = (cost / (threads * 4) as f64).clamp(CHUNK.0, CHUNK.1);
         let long = row_cost > 4.0 * CHUNK.1 || (threads > 1 && rows < 4 * threads && row_cost > 2.0 * CHUNK.0);
         let packs = self.launch.inner.len() > 1;
         if !packs && compiled.analysis.splittable {
-            let tile = self.tile();
+            let tile = tile(self.launch, self.inner);
             if cost <= 4.0 * CHUNK.1 && threads == 1 && tile >= self.inner {
                 return self.whole_rows(0, rows, (0, self.inner));
             }
@@ -280,17 +413,6 @@ impl Run<'_> {
         self.share(rows.div_ceil(block), threads, |chunk| {
             self.whole_rows(chunk * block, (chunk * block + block).min(rows), (0, self.inner))
         })
-    }
-
-    /// How many inner elements to run at a time: fewer than all if an operand steps far along the inner loop but little
-    /// along the rows, so that the cache lines it touches serve several rows.
-    fn tile(&self) -> usize {
-        const LINE: usize = 64;
-        let transposed = self.launch.layouts.iter().any(|layout| match (layout.outer.last(), layout.inner.last()) {
-            (Some(row), Some(inner)) => inner.unsigned_abs() >= LINE && row.unsigned_abs() < LINE && *row != 0,
-            _ => false,
-        });
-        if transposed { self.inner.min(TILE) } else { self.inner }
     }
 
     /// Runs chunks on some threads, until one fails or the run is cancelled.
@@ -458,30 +580,59 @@ impl SharedCall {
 /// Words that a workspace has without allocating.
 const INLINE_WORDS: usize = 128;
 
-/// The frame, the leaf states and the scratch rows of one row.
-struct Workspace {
-    // Uninitialised on purpose: compiled code writes each word before it reads it.
-    inline: std::cell::UnsafeCell<[std::mem::MaybeUninit<u64>; INLINE_WORDS]>,
-    buffer: Option<AlignedBuffer>,
+/// Uninitialised on purpose: compiled code writes each word before it reads it.
+type Inline = UnsafeCell<[MaybeUninit<u64>; INLINE_WORDS]>;
+
+/// What a run needs besides its operands: the frame, the leaf states and the scratch rows of one row.
+#[derive(Clone, Copy, Debug)]
+struct Room {
     frame_words: usize,
     state_words: usize,
     states: usize,
     scratch_len: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn new(analysis: &Analysis, inner: usize) -> Result<Room, Error> {
+        let state_words = inner.div_ceil(LEAF).max(1);
+        let scratch_len = if analysis.scratch_bytes > 0 { inner.next_multiple_of(8) } else { 0 };
+        let (frame_words, states) = (analysis.frame, analysis.states);
+        // Sixteen bytes more than the scratch rows need, to begin them at a multiple of 16.
+        let bytes = scratch_len
+            .checked_mul(analysis.scratch_bytes)
+            .and_then(|bytes| bytes.checked_add(8 * (frame_words + states * state_words) + 16));
+        let Some(bytes) = bytes else { return Err(Error::OutOfMemory { bytes: usize::MAX }) };
+        Ok(Room { frame_words, state_words, states, scratch_len, bytes })
+    }
+
+    /// A call that uses the memory at `start`, as much as this needs, and nothing else.
+    fn call(&self, start: *mut u8, params: &[u64], len: usize) -> Call {
+        let states = start.wrapping_add(8 * self.frame_words);
+        let scratch = states.wrapping_add(8 * self.states * self.state_words);
+        Call {
+            frame: start.cast(),
+            scratch,
+            scratch_len: self.scratch_len,
+            states,
+            state_stride: STATE_WORD * self.state_words,
+            ..Workspace::empty(params, len)
+        }
+    }
+}
+
+/// The memory of a [`Room`].
+struct Workspace {
+    inline: Inline,
+    buffer: Option<AlignedBuffer>,
+    room: Room,
 }
 
 impl Workspace {
     fn new(analysis: &Analysis, inner: usize) -> Result<Workspace, Error> {
-        let state_words = inner.div_ceil(LEAF).max(1);
-        let scratch_len = if analysis.scratch_bytes > 0 { inner.next_multiple_of(8) } else { 0 };
-        let states = analysis.states;
-        // Sixteen bytes more than the scratch rows need, to begin them at a multiple of 16.
-        let bytes = scratch_len
-            .checked_mul(analysis.scratch_bytes)
-            .and_then(|bytes| bytes.checked_add(8 * (analysis.frame + states * state_words) + 16));
-        let Some(bytes) = bytes else { return Err(Error::OutOfMemory { bytes: usize::MAX }) };
-        let buffer = if bytes > 8 * INLINE_WORDS { Some(BUFFERS.take(bytes)?) } else { None };
-        let inline = std::cell::UnsafeCell::new([const { std::mem::MaybeUninit::uninit() }; INLINE_WORDS]);
-        Ok(Workspace { inline, buffer, frame_words: analysis.frame, state_words, states, scratch_len })
+        let room = Room::new(analysis, inner)?;
+        let buffer = if room.bytes > 8 * INLINE_WORDS { Some(BUFFERS.take(room.bytes)?) } else { None };
+        Ok(Workspace { inline: Inline::new([const { MaybeUninit::uninit() }; INLINE_WORDS]), buffer, room })
     }
 
     /// A call that uses nothing but parameters.
@@ -512,16 +663,7 @@ impl Workspace {
             Some(buffer) => buffer.as_ptr().cast_mut(),
             None => self.inline.get().cast::<u8>(),
         };
-        let states = start.wrapping_add(8 * self.frame_words);
-        let scratch = states.wrapping_add(8 * self.states * self.state_words);
-        Call {
-            frame: start.cast(),
-            scratch,
-            scratch_len: self.scratch_len,
-            states,
-            state_stride: STATE_WORD * self.state_words,
-            ..Workspace::empty(params, len)
-        }
+        self.room.call(start, params, len)
     }
 }
 
@@ -538,6 +680,7 @@ impl Drop for Workspace {
 /// # Safety
 ///
 /// The call must describe memory that the code may use as its phases require.
+#[inline]
 unsafe fn invoke(code: &CodeBlock, call: &Call) {
     let _environment = FloatEnvironment::enter();
     // SAFETY: the block holds a function of this type, which `clif::build` emitted, and lives as long as `code`.

@@ -30,7 +30,7 @@ mod launch;
 mod wide;
 
 pub use jit::MemoryStats;
-pub use launch::{AlignedBuffer, BufferPool, Compiled, RunOptions};
+pub use launch::{AlignedBuffer, BufferPool, Compiled, Prepared, RunOptions};
 
 use clif::{Analysis, Target};
 use cranelift_codegen::Context;

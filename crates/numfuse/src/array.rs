@@ -58,14 +58,19 @@ impl Array {
 
     /// An array whose elements the caller writes, all of them, before anyone reads one.
     pub(crate) fn uninitialized(dtype: DType, shape: &[u64]) -> Result<Array> {
-        let place = Strided::row_major(shape, dtype)?;
-        Array::uninitialized_at(dtype, place)
+        Array::uninitialized_at(dtype, Strided::row_major(shape, dtype)?)
     }
 
-    /// As [`Array::uninitialized`], with row-major strides at hand.
+    /// As [`Array::uninitialized`], at any place whose strides are not negative.
     pub(crate) fn uninitialized_at(dtype: DType, place: Strided) -> Result<Array> {
         let memory = Memory::uninit(place.count() as usize * dtype.size())?;
         Ok(Array { memory, dtype, place })
+    }
+
+    /// An array in memory that holds it, all of its elements written.
+    #[inline]
+    pub(crate) fn of_memory(memory: Memory, dtype: DType, place: Strided) -> Array {
+        Array { memory, dtype, place }
     }
 
     /// The same elements with dimensions in the opposite order.

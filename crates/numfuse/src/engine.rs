@@ -15,6 +15,7 @@ mod function;
 mod kernel;
 mod limits;
 mod program;
+mod recent;
 mod run;
 
 pub use cache::Backend;
@@ -35,10 +36,11 @@ use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_lang::Ast;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
+use recent::Recent;
 use smallvec::SmallVec;
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 /// Compiles and evaluates expressions. Cheap to clone; clones share caches. Any number of threads may use one at once.
 ///
@@ -80,7 +82,7 @@ struct Text {
     source: Arc<str>,
     ast: Arc<Ast>,
     names: Vec<String>,
-    programs: RwLock<Vec<(TypeKey, Arc<Program>)>>,
+    programs: Recent<(TypeKey, Arc<Program>)>,
 }
 
 /// For each name of a text what it is bound to: 0 for nothing, else dtype, weakness and rank.
@@ -101,6 +103,9 @@ impl Weighter<Arc<Recipe>, Arc<Program>> for Estimate {
         4096 + 640 * recipe.len() as u64
     }
 }
+
+/// The arrays of a program's inputs, in order.
+type Inputs<'e, 'a> = SmallVec<[&'e ArrayRef<'a>; 8]>;
 
 /// How many type combinations of one text are remembered.
 const TYPES: usize = 64;
@@ -229,7 +234,7 @@ impl Engine {
     /// As [`Engine::evaluate`] and [`Kernel::run_into`].
     pub fn evaluate_into<'o>(&self, text: &str, env: &Env<'_>, outputs: impl Outputs<'o>) -> Result<()> {
         let (program, inputs) = self.program(text, env)?;
-        run::run_into(&self.shared, &program, &inputs, outputs.into_arrays(), None)
+        run::run_into(&self.shared, &program, None, &inputs, &mut outputs.into_arrays(), None)
     }
 
     /// Computes expressions of lazy arrays: only these, and what they share once.
@@ -243,7 +248,7 @@ impl Engine {
                 .hint("`Engine::compile` makes a kernel that takes inputs by name")
                 .into());
         }
-        let inputs: SmallVec<[&ArrayRef<'_>; 3]> = data.iter().collect();
+        let inputs: Inputs<'_, '_> = data.iter().collect();
         Ok(E::collect(run::run(&self.shared, &program, &inputs, None)?))
     }
 
@@ -319,7 +324,7 @@ impl Engine {
     }
 
     /// The program of a text for the types of an environment, and the arrays of its inputs.
-    fn program<'e, 'a>(&self, text: &str, env: &'e Env<'a>) -> Result<(Arc<Program>, SmallVec<[&'e ArrayRef<'a>; 3]>)> {
+    fn program<'e, 'a>(&self, text: &str, env: &'e Env<'a>) -> Result<(Arc<Program>, Inputs<'e, 'a>)> {
         let text = self.shared.text(text)?;
         let mut inputs = SmallVec::new();
         let mut bound: SmallVec<[Option<&ArrayRef<'a>>; 4]> = SmallVec::new();
@@ -360,19 +365,13 @@ impl Text {
             1 + (u32::from(array.is_weak()) | (array.dtype() as u32) << 1 | rank << 8)
         };
         let key: TypeKey = bound.iter().map(key).collect();
-        let programs = self.programs.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, program)) = programs.iter().find(|(types, _)| *types == key) {
+        if let Some((_, program)) = self.programs.get().iter().find(|(types, _)| *types == key) {
             return program.clone();
         }
-        drop(programs);
         let types = self.names.iter().zip(bound).filter_map(|(name, array)| Some(type_of(name, (*array)?))).collect();
         let program = Program::new(Source::Text(self.ast.clone()), Some(self.source.clone()), types);
         let program = Arc::new(program.with_unused(unused()));
-        let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
-        if programs.len() == TYPES {
-            programs.remove(0);
-        }
-        programs.push((key, program.clone()));
+        self.programs.add((key, program.clone()), TYPES);
         program
     }
 }
@@ -407,7 +406,7 @@ impl Shared {
         };
         let names: Vec<String> = ast.free_names().into_iter().map(str::to_owned).collect();
         self.check_inputs(names.len())?;
-        Ok(Text { source, ast: Arc::new(ast), names, programs: RwLock::new(Vec::new()) })
+        Ok(Text { source, ast: Arc::new(ast), names, programs: Recent::new() })
     }
 
     fn check_inputs(&self, inputs: usize) -> Result<()> {

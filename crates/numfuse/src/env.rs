@@ -32,6 +32,14 @@ impl<'a> Env<'a> {
     /// Binds names to arrays: what [`vars!`](crate::vars) expands to.
     #[inline]
     pub fn of<const N: usize>(vars: [(&'a str, ArrayRef<'a>); N]) -> Env<'a> {
+        // Names that are written in a program are compared while it is compiled.
+        if (1..N).all(|i| vars[..i].iter().all(|(name, _)| *name != vars[i].0)) {
+            let mut env = Env::new();
+            for (name, array) in vars {
+                env.vars.push((Cow::Borrowed(name), array));
+            }
+            return env;
+        }
         let mut env = Env::new();
         for (name, array) in vars {
             env.bind(Cow::Borrowed(name), array);
@@ -72,6 +80,7 @@ impl<'a> Env<'a> {
     }
 
     /// As [`Env::get`], looking first where the name is likely to be.
+    #[inline]
     pub(crate) fn get_near(&self, at: usize, name: &str) -> Option<&ArrayRef<'a>> {
         match self.vars.get(at) {
             Some((n, array)) if n == name => Some(array),
@@ -134,6 +143,7 @@ macro_rules! numbers {
     ($($t:ty)*) => {$(
         /// A plain number: its dtype gives way to that of any array.
         impl AsArrayRef for $t {
+            #[inline]
             fn as_array_ref(&self) -> ArrayRef<'_> {
                 ArrayRef::number(*self)
             }
@@ -152,11 +162,13 @@ impl AsArrayRef for usize {
 macro_rules! slices {
     ($([$($generics:tt)*] $t:ty;)*) => {$(
         impl<$($generics)*> AsArrayRef for $t {
+            #[inline]
             fn as_array_ref(&self) -> ArrayRef<'_> {
                 ArrayRef::from_slice(self)
             }
         }
         impl<$($generics)*> AsArrayMut for $t {
+            #[inline]
             fn as_array_mut(&mut self) -> ArrayMut<'_> {
                 ArrayMut::from_slice(self)
             }
@@ -249,8 +261,11 @@ pub trait Outputs<'a> {
 }
 
 impl<'a, A: AsArrayMut + ?Sized> Outputs<'a> for &'a mut A {
+    #[inline]
     fn into_arrays(self) -> SmallVec<[ArrayMut<'a>; 2]> {
-        SmallVec::from_iter([self.as_array_mut()])
+        let mut arrays = SmallVec::new();
+        arrays.push(self.as_array_mut());
+        arrays
     }
 }
 

@@ -1,31 +1,33 @@
-//! Borrowed arrays, and the only file of this crate with `unsafe`: here pointers become elements and elements pointers.
+//! Borrowed arrays, and the only module of this crate with `unsafe`: here pointers become elements and elements pointers.
+//! Memory of our own is in `memory`, the running of kernels in `steps`.
 //!
 //! # Invariants
 //!
 //! * An [`ArrayRef`] or [`ArrayMut`] of a lifetime `'a` points to memory in which every element of its shape, at its
 //!   byte strides, may be read (or written) during `'a`. Strides may be zero, negative, and no multiple of the element
 //!   size; addresses need no alignment. A bool is a byte that is 0 or 1. Zero-size arrays touch no memory.
-//! * [`Frame::run`] checks, for each operand of each kernel, that all bytes that the launch can reach lie inside of the
-//!   buffer that it was given, and that what is written may be written. Whatever a planner gets wrong, no byte outside
-//!   of a caller's array is touched.
+//! * [`Steps`] are checked once: for each operand of each kernel, all bytes that the launch can reach lie inside of the
+//!   buffer that it was bound to, and what is written may be written. They run on arrays of the very places that they
+//!   were bound to. Whatever a planner gets wrong, no byte outside of a caller's array is touched.
 //! * Elements are little-endian, as the host is.
 
+mod memory;
+mod steps;
+
+pub(crate) use memory::Memory;
+pub(crate) use steps::{Binding, Ended, Fit, Overlap, Slot, Steps, Tier};
+
 use crate::element::Element;
-use crate::error::{Error, Result, cpu_error};
-use crate::layout::{extent, is_row_major, overlap, place, reach, reach_of, shaped, span, vector};
+use crate::error::{Error, Result};
+use crate::layout::{is_row_major, place, reach_of, shaped, span, vector};
 use numfuse_core::diagnostic::Code;
 use numfuse_core::dtype::DType;
-use numfuse_core::interp;
-use numfuse_core::kernel::{Inst, Kernel, Level, Role};
-use numfuse_core::launch::{Launch, Layout, for_each_index};
+use numfuse_core::launch::for_each_index;
 use numfuse_core::literal::Literal;
-use numfuse_core::plan::{Bound, BufferId, Strided};
-use numfuse_cpu::{AlignedBuffer, BufferPool, Compiled, RunOptions};
+use numfuse_core::plan::Strided;
 use smallvec::SmallVec;
-use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("numfuse reads and writes elements in little-endian order");
@@ -47,7 +49,8 @@ enum Data {
     Memory(*const u8),
     /// A number that needs no memory.
     Scalar {
-        value: Literal,
+        /// As a [`Literal`] of the array's dtype has them: the element comes first.
+        bits: u64,
         /// Whether its dtype gives way to that of any array.
         weak: bool,
     },
@@ -102,7 +105,7 @@ impl<'a> ArrayRef<'a> {
 
     /// A scalar.
     pub(crate) fn from_literal(value: Literal, weak: bool) -> ArrayRef<'static> {
-        let data = Data::Scalar { value, weak };
+        let data = Data::Scalar { bits: value.bits(), weak };
         ArrayRef { data, dtype: value.dtype(), place: Strided::default(), life: PhantomData }
     }
 
@@ -215,7 +218,7 @@ impl<'a> ArrayRef<'a> {
         }
         let offset = index.iter().zip(&place.strides).map(|(i, s)| *i as isize * s).sum();
         match self.data {
-            Data::Scalar { value, .. } => Some(value),
+            Data::Scalar { bits, .. } => Some(Literal::from_bits(self.dtype, bits)),
             // SAFETY: the index is in range, so the element is one of the array's.
             Data::Memory(first) => Some(unsafe { read(first.offset(offset), self.dtype) }),
         }
@@ -234,19 +237,19 @@ impl<'a> ArrayRef<'a> {
         Some(unsafe { std::slice::from_raw_parts(first, self.len() * self.dtype.size()) })
     }
 
-    /// The address of the first element, if it is in memory.
-    pub(crate) fn first(&self) -> Option<usize> {
-        match self.data {
-            Data::Memory(first) => Some(first as usize),
-            Data::Scalar { .. } => None,
-        }
-    }
-
-    /// Where the elements begin and end in memory; none without elements.
+    /// Where the elements begin and end in memory; none without elements, or of a number.
     pub(crate) fn span(&self) -> Option<std::ops::Range<usize>> {
         match self.data {
             Data::Memory(first) => span(first as usize, &self.place, self.dtype),
             Data::Scalar { .. } => None,
+        }
+    }
+
+    /// The first element, wherever it is; to be read as long as this is borrowed.
+    fn first(&self) -> *const u8 {
+        match &self.data {
+            Data::Memory(first) => *first,
+            Data::Scalar { bits, .. } => std::ptr::from_ref(bits).cast(),
         }
     }
 }
@@ -349,9 +352,9 @@ impl<'a> ArrayMut<'a> {
         let size = self.dtype.size();
         let source = match from.data {
             Data::Memory(first) => first,
-            Data::Scalar { value, .. } => {
+            Data::Scalar { bits, .. } => {
                 // SAFETY: a scalar has one element, at `first`; the value has its dtype.
-                unsafe { write(self.first, value) };
+                unsafe { write(self.first, Literal::from_bits(self.dtype, bits)) };
                 return Ok(());
             }
         };
@@ -426,361 +429,4 @@ unsafe fn write(at: *mut u8, literal: Literal) {
     let word = literal.bits().to_le_bytes();
     // SAFETY: an element has `dtype.size()` bytes, at most 8.
     unsafe { std::ptr::copy_nonoverlapping(word.as_ptr(), at, literal.dtype().size()) };
-}
-
-/// Memory of an owned array or of temporaries: aligned to 64 bytes; what is dropped is kept for the next one, up to a bound.
-pub(crate) struct Memory {
-    /// At least `len` bytes; gone only while it is dropped.
-    buffer: Option<AlignedBuffer>,
-    len: usize,
-}
-
-/// Buffers up to this size have it, and each thread keeps a few: aligned ones cost the allocator more than a small
-/// evaluation does.
-const SMALL: usize = 1 << 10;
-const SMALL_KEPT: usize = 16;
-
-thread_local! {
-    static SMALL_ONES: RefCell<Vec<AlignedBuffer>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Buffers from this size on are kept for the next evaluation; the allocator is good at smaller ones.
-const POOLED: usize = 64 << 10;
-static POOL: BufferPool = BufferPool::new(512 << 20);
-
-impl Memory {
-    /// Memory that is not initialised: who hands it out has written all of it. Debug builds fill it with a pattern.
-    pub fn uninit(len: usize) -> Result<Memory> {
-        let buffer = match len {
-            0..=SMALL => match SMALL_ONES.try_with(|kept| kept.borrow_mut().pop()) {
-                Ok(Some(buffer)) => Ok(buffer),
-                Ok(None) | Err(_) => AlignedBuffer::uninit(SMALL),
-            },
-            POOLED.. => POOL.take(len),
-            _ => AlignedBuffer::uninit(len),
-        };
-        let mut memory = Memory { buffer: Some(buffer.map_err(cpu_error)?), len };
-        if cfg!(debug_assertions) {
-            memory.filled_with(0xA5);
-        }
-        Ok(memory)
-    }
-
-    /// The bytes, all set to one value.
-    pub fn filled_with(&mut self, byte: u8) -> &mut [u8] {
-        let (first, len) = (self.first(), self.len);
-        // SAFETY: the buffer has `len` bytes, and it is ours alone; they are initialised before a reference is made.
-        unsafe {
-            first.write_bytes(byte, len);
-            std::slice::from_raw_parts_mut(first, len)
-        }
-    }
-
-    /// An array in this memory, at byte strides from its start; all of its elements have been written.
-    ///
-    /// # Panics
-    /// If it does not lie inside: that is a bug of the caller.
-    pub fn array(&self, dtype: DType, place: &Strided) -> ArrayRef<'_> {
-        self.check(dtype, place);
-        ArrayRef { data: Data::Memory(self.first()), dtype, place: place.clone(), life: PhantomData }
-    }
-
-    /// As [`Memory::array`], to write; nothing need have been written.
-    pub fn array_mut(&mut self, dtype: DType, place: &Strided) -> ArrayMut<'_> {
-        self.check(dtype, place);
-        ArrayMut { first: self.first(), dtype, place: place.clone(), life: PhantomData }
-    }
-
-    fn first(&self) -> *mut u8 {
-        self.buffer.as_ref().map_or(std::ptr::dangling_mut(), |b| b.as_ptr().cast_mut())
-    }
-
-    fn check(&self, dtype: DType, place: &Strided) {
-        let inside = matches!(reach_of(place, dtype), Ok((0, high)) if high <= self.len as isize);
-        assert!(inside, "an array of shape {:?} in {} bytes", place.shape, self.len);
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let Some(buffer) = self.buffer.take() else { return };
-        if buffer.len() >= POOLED {
-            POOL.give(buffer);
-        } else if buffer.len() == SMALL {
-            // While a thread ends there is no list any more.
-            let _ = SMALL_ONES.try_with(|kept| {
-                let mut kept = kept.borrow_mut();
-                if kept.len() < SMALL_KEPT {
-                    kept.push(buffer);
-                }
-            });
-        }
-    }
-}
-
-/// A step with sizes: the kernel's launch and, for each operand, the bytes of its buffer that the launch reaches.
-pub(crate) struct BoundStep {
-    tier: Tier,
-    launch: Launch,
-    operands: SmallVec<[Operand; 6]>,
-    params: SmallVec<[u64; 4]>,
-    /// The same parameters as the interpreter takes them.
-    literals: SmallVec<[Literal; 4]>,
-}
-
-/// What runs a step.
-#[derive(Clone)]
-pub(crate) enum Tier {
-    /// Machine code of the kernel.
-    Compiled(Arc<Compiled>),
-    /// The interpreter.
-    Interpreted(Arc<Kernel>),
-}
-
-struct Operand {
-    buffer: u32,
-    writes: bool,
-    /// Of the first element, from that of the buffer.
-    offset: isize,
-    /// Bytes reached, from the first element of the buffer; equal if none is.
-    low: isize,
-    high: isize,
-}
-
-impl BoundStep {
-    /// Binds a kernel's code to a launch of it. `empty` tells of each buffer whether it has no elements.
-    pub fn new(
-        kernel: &Kernel,
-        tier: Tier,
-        bound: Bound,
-        buffers: impl Iterator<Item = BufferId>,
-        empty: impl Fn(BufferId) -> bool,
-    ) -> Result<BoundStep> {
-        let broken = |what: &str| Error::new(Code::Internal, format!("a step binds wrongly: {what}"));
-        let Bound { launch, offsets, params, .. } = bound;
-        let buffers: SmallVec<[BufferId; 8]> = buffers.collect();
-        let count = kernel.operands.len();
-        if buffers.len() != count || offsets.len() != count || launch.layouts.len() != count {
-            return Err(broken("operand count"));
-        }
-        if params.len() != kernel.params.len() || params.iter().zip(&kernel.params).any(|(p, d)| p.dtype() != *d) {
-            return Err(broken("parameters"));
-        }
-        let mut operands = SmallVec::new();
-        for (((operand, layout), buffer), offset) in
-            kernel.operands.iter().zip(&launch.layouts).zip(buffers).zip(offsets)
-        {
-            let Layout { outer, reduced, inner } = layout;
-            if (outer.len(), reduced.len(), inner.len())
-                != (launch.outer.len(), launch.reduced.len(), launch.inner.len())
-            {
-                return Err(broken("layout"));
-            }
-            let mut dims: SmallVec<[(usize, isize); 8]> = SmallVec::new();
-            dims.extend(launch.outer.iter().copied().zip(outer.iter().copied()));
-            dims.extend(launch.reduced.iter().copied().zip(reduced.iter().copied()));
-            if operand.level == Level::Inner {
-                dims.extend(launch.inner.iter().copied().zip(inner.iter().copied()));
-            }
-            let reaches_nothing = empty(buffer)
-                || launch.outer.contains(&0)
-                || (operand.level == Level::Inner && launch.inner.contains(&0))
-                || (launch.reduced.contains(&0) && folds_only(kernel, operands.len() as u32));
-            let (low, high) = if reaches_nothing {
-                (0, 0)
-            } else {
-                let dims = dims.iter().map(|(n, s)| ((*n).max(1), *s));
-                let (low, high) = reach(dims, operand.dtype.size()).ok_or_else(|| broken("extent"))?;
-                let end = high.checked_add(offset).ok_or_else(|| broken("extent"))?;
-                (low.checked_add(offset).ok_or_else(|| broken("extent"))?, end)
-            };
-            operands.push(Operand { buffer: buffer.0, writes: operand.role == Role::Out, offset, low, high });
-        }
-        let literals: SmallVec<[Literal; 4]> = params.iter().copied().collect();
-        let params = literals.iter().map(|p| p.bits()).collect();
-        Ok(BoundStep { tier, launch, operands, params, literals })
-    }
-
-    /// True if the step reads memory that it writes, if at all, only element by element at the very place that it
-    /// writes. `first` tells the address of the first element of a buffer, or none if nothing overlaps it.
-    pub fn runs_in_place(&self, kernel: &Kernel, first: impl Fn(BufferId) -> Option<usize>) -> bool {
-        let interpreted = matches!(self.tier, Tier::Interpreted(_));
-        let is_map = kernel.reductions.is_empty() && kernel.scratch.is_empty();
-        let place = |i: usize| {
-            let Operand { buffer, offset, low, high, .. } = self.operands[i];
-            let first = first(BufferId(buffer)).filter(|_| low < high)?;
-            let at = |offset| first.wrapping_add_signed(offset);
-            Some((at(offset), Some(at(low)..at(high))))
-        };
-        let all = 0..self.operands.len();
-        all.clone().filter(|o| self.operands[*o].writes).all(|o| {
-            all.clone().filter(|i| !self.operands[*i].writes).all(|i| {
-                let (Some((out, out_span)), Some((input, input_span))) = (place(o), place(i)) else { return true };
-                if !overlap(&out_span, &input_span) {
-                    return true;
-                }
-                let (a, b) = (&kernel.operands[o], &kernel.operands[i]);
-                is_map
-                    && !interpreted
-                    && out == input
-                    && a.dtype.size() == b.dtype.size()
-                    && a.level == b.level
-                    && self.launch.layouts[o] == self.launch.layouts[i]
-            })
-        })
-    }
-}
-
-/// True if an operand is used for each reduced index only, not after the folding.
-fn folds_only(kernel: &Kernel, operand: u32) -> bool {
-    let uses = |inst: &Inst| matches!(inst, Inst::Load(n) | Inst::Store(n, _) if *n == operand);
-    kernel.stages.get(2).is_some_and(|last| !last.values().any(|v| uses(kernel.inst(v))))
-}
-
-fn low_is_high(span: &Option<std::ops::Range<usize>>) -> bool {
-    span.as_ref().is_none_or(|s| s.start >= s.end)
-}
-
-/// The buffers of one evaluation, by [`BufferId`].
-#[derive(Default)]
-pub(crate) struct Frame<'a> {
-    windows: SmallVec<[Window; 8]>,
-    life: PhantomData<&'a mut [u8]>,
-}
-
-/// The memory of one buffer: a pointer to its first element and the bytes around it that belong to it.
-#[derive(Clone, Copy)]
-struct Window {
-    first: *mut u8,
-    low: isize,
-    high: isize,
-    writable: bool,
-}
-
-/// Memory for the temporaries and guards of one evaluation. Its parts may overlap: two temporaries that do not live at
-/// the same time share bytes.
-pub(crate) struct Arena<'a> {
-    bytes: *mut u8,
-    len: usize,
-    life: PhantomData<&'a mut [u8]>,
-}
-
-impl<'a> Arena<'a> {
-    pub fn new(memory: &'a mut Memory) -> Arena<'a> {
-        Arena { bytes: memory.first(), len: memory.len, life: PhantomData }
-    }
-}
-
-impl<'a> Frame<'a> {
-    pub fn new() -> Frame<'a> {
-        Frame::default()
-    }
-
-    /// The next buffer is an input. A plain number is put into `cell`, in the given dtype.
-    pub fn push_input(&mut self, input: &ArrayRef<'a>, cell: &'a mut u64) {
-        let first = match input.data {
-            Data::Memory(first) => first.cast_mut(),
-            Data::Scalar { value, .. } => {
-                *cell = value.bits();
-                std::ptr::from_mut(cell).cast()
-            }
-        };
-        let (low, high) = extent(&input.place, input.dtype);
-        self.windows.push(Window { first, low, high, writable: false });
-    }
-
-    /// The next buffer is an output.
-    pub fn push_output(&mut self, output: ArrayMut<'a>) {
-        let (low, high) = extent(&output.place, output.dtype);
-        self.windows.push(Window { first: output.first, low, high, writable: true });
-    }
-
-    /// The next buffer is the part of the arena that begins at `offset`.
-    pub fn push_temp(&mut self, arena: &Arena<'a>, offset: usize, len: usize) -> Result<()> {
-        if offset.checked_add(len).is_none_or(|end| end > arena.len) {
-            return Err(Error::new(Code::Internal, "a temporary outside of the arena"));
-        }
-        // SAFETY: the offset is inside of the arena, or one past its end.
-        let first = unsafe { arena.bytes.add(offset) };
-        self.windows.push(Window { first, low: 0, high: len as isize, writable: true });
-        Ok(())
-    }
-
-    /// The bool scalar in a buffer that a step has written.
-    pub fn truth(&self, buffer: BufferId) -> bool {
-        let window = self.windows[buffer.index()];
-        // SAFETY: the window has a byte, and `'a` is not over.
-        window.high > 0 && unsafe { window.first.read() } != 0
-    }
-
-    /// Runs a step.
-    pub fn run(&mut self, step: &BoundStep, options: &RunOptions<'_>) -> Result<()> {
-        let mut pointers: SmallVec<[*mut u8; 8]> = SmallVec::new();
-        for operand in &step.operands {
-            let Some(window) = self.windows.get(operand.buffer as usize) else {
-                return Err(Error::new(Code::Internal, "a step of another plan"));
-            };
-            let inside = operand.low == operand.high || (operand.low >= window.low && operand.high <= window.high);
-            if !inside || (operand.writes && !window.writable) {
-                return Err(Error::new(Code::Internal, "a step reaches outside of its buffer"));
-            }
-            // An operand that reaches nothing may have an offset outside of its buffer.
-            pointers.push(window.first.wrapping_offset(operand.offset));
-        }
-        match &step.tier {
-            Tier::Compiled(compiled) => {
-                // SAFETY: each operand stays inside of its window, as checked against the launch that is passed, and the
-                // window is memory that may be read, or written where the kernel writes, for `'a`. Launch, operands
-                // and parameters fit the kernel, as `BoundStep::new` checked. What overlaps was ruled out or found to
-                // be in place by the engine.
-                unsafe { compiled.run(&step.launch, &pointers, &step.params, options) }.map_err(cpu_error)
-            }
-            Tier::Interpreted(kernel) => self.interpret(kernel, step),
-        }
-    }
-
-    fn interpret(&mut self, kernel: &Kernel, step: &BoundStep) -> Result<()> {
-        let bytes = |operand: &Operand| {
-            let window = self.windows[operand.buffer as usize];
-            let (low, high) = (operand.low, operand.high);
-            (window.first.wrapping_offset(low), (high - low) as usize, operand.offset - low)
-        };
-        let spans: SmallVec<[_; 8]> = step
-            .operands
-            .iter()
-            .map(|operand| {
-                let (first, len, _) = bytes(operand);
-                Some(first as usize..first as usize + len)
-            })
-            .collect();
-        for (i, out) in step.operands.iter().enumerate().filter(|(_, o)| o.writes) {
-            if spans
-                .iter()
-                .enumerate()
-                .any(|(j, s)| j != i && !low_is_high(s) && out.low < out.high && overlap(s, &spans[i]))
-            {
-                return Err(Error::new(Code::Internal, "interpreted operands overlap"));
-            }
-        }
-        let mut memory: Vec<interp::Memory<'_>> = step
-            .operands
-            .iter()
-            .map(|operand| {
-                let (first, len, offset) = bytes(operand);
-                let first = if len == 0 { std::ptr::NonNull::dangling().as_ptr() } else { first };
-                let offset = if len == 0 { 0 } else { offset as usize };
-                // SAFETY: the bytes are inside of the window, as `run` checked; no written one overlaps another.
-                let bytes = unsafe {
-                    if operand.writes {
-                        interp::Bytes::Out(std::slice::from_raw_parts_mut(first, len))
-                    } else {
-                        interp::Bytes::In(std::slice::from_raw_parts(first, len))
-                    }
-                };
-                interp::Memory { bytes, offset }
-            })
-            .collect();
-        interp::run(kernel, &step.launch, &mut memory, &step.literals);
-        Ok(())
-    }
 }

@@ -31,9 +31,16 @@ pub struct Name {
     pub is_constant: bool,
 }
 
+/// Texts of at most so many bytes are parsed without letting go of the GIL.
+const SHORT: usize = 256;
+
 impl Expression {
+    /// The expression of a text.
     pub fn new(py: Python<'_>, text: &str, threads: usize) -> PyResult<Expression> {
-        let function = threads::engine(threads).and_then(|engine| engine.function(text)).map_err(|e| raise(py, &e))?;
+        let engine = threads::engine(threads).map_err(|e| raise(py, &e))?;
+        let parse = || engine.function(text);
+        let function = if text.len() <= SHORT { parse() } else { py.detach(parse) };
+        let function = function.map_err(|e| raise(py, &e))?;
         let name = |name: &String| Name {
             text: name.clone(),
             object: PyString::intern(py, name).unbind(),

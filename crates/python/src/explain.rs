@@ -18,8 +18,8 @@ use pyo3::types::{PyDict, PyString, PyType};
 /// >>> import numfuse
 /// >>> print(numfuse.explain("sum(a * b)", a="f32[n]", b="f32[n]", stage="plan"))
 /// k0: a, b -> out
-///     the reduction of the results
-///     3 operations, 8 bytes read, 0 bytes written for each of [n]
+///     output 0: one loop over [n]
+///     1 operations, 8 bytes read, 0 bytes written for each of [n]
 /// temporaries: none
 /// <BLANKLINE>
 ///

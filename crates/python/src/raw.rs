@@ -15,6 +15,7 @@ use numpy::npyffi::{
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use smallvec::SmallVec;
 use std::ffi::c_int;
 
 /// Loads NumPy's C functions, so that they are there when they are called.
@@ -118,11 +119,27 @@ fn fields<'a>(array: &'a Bound<'_, PyUntypedArray>) -> &'a PyArrayObject_fields 
     unsafe { &(*array.as_array_ptr()).fields }
 }
 
-/// A new array in row-major order. Its elements hold nothing yet: all of them are to be written before it is handed out.
-pub fn new_array<'py>(py: Python<'py>, dtype: DType, shape: &[u64]) -> PyResult<Bound<'py, PyUntypedArray>> {
-    let mut dims: smallvec::SmallVec<[npy_intp; 4]> = shape.iter().map(|n| *n as npy_intp).collect();
-    // SAFETY: the interpreter is attached. The descriptor is a new reference, which `PyArray_NewFromDescr` takes over; it
-    // copies the sizes, and returns a new reference to an array, or null with an error set.
+/// A new array: in row-major order, or with `axes` from the one with the longest steps in memory to the one with the
+/// shortest. Its elements hold nothing yet: all of them are to be written before it is handed out.
+pub fn new_array<'py>(
+    py: Python<'py>,
+    dtype: DType,
+    shape: &[u64],
+    axes: Option<&[usize]>,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let mut dims: SmallVec<[npy_intp; 4]> = shape.iter().map(|n| *n as npy_intp).collect();
+    let mut strides: SmallVec<[npy_intp; 4]> = SmallVec::new();
+    if let Some(axes) = axes {
+        strides.resize(dims.len(), 0);
+        let mut step = dtype.size() as npy_intp;
+        for axis in axes.iter().rev() {
+            strides[*axis] = step;
+            step = step.saturating_mul(dims[*axis].max(1));
+        }
+    }
+    // SAFETY: the interpreter is attached. The descriptor is a new reference, which `PyArray_NewFromDescr` takes over. It
+    // copies sizes and strides, makes memory for all elements, which lie without gaps at these strides, and returns a new
+    // reference to an array, or null with an error set.
     unsafe {
         let plain = get_type_object(py, NpyTypes::PyArray_Type);
         let descr = PY_ARRAY_API.PyArray_DescrFromType(py, type_of(dtype) as c_int);
@@ -132,7 +149,7 @@ pub fn new_array<'py>(py: Python<'py>, dtype: DType, shape: &[u64]) -> PyResult<
             descr,
             dims.len() as c_int,
             dims.as_mut_ptr(),
-            std::ptr::null_mut(),
+            if axes.is_some() { strides.as_mut_ptr() } else { std::ptr::null_mut() },
             std::ptr::null_mut(),
             0,
             std::ptr::null_mut(),

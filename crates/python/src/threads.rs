@@ -37,7 +37,12 @@ pub fn set_num_threads(n: isize) -> PyResult<usize> {
 #[pyfunction]
 pub fn get_num_threads() -> usize {
     match DEFAULT.load(Ordering::Relaxed) {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST),
+        0 => {
+            // Asking takes longer than a small evaluation.
+            let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST);
+            let _ = DEFAULT.compare_exchange(0, cores, Ordering::Relaxed, Ordering::Relaxed);
+            DEFAULT.load(Ordering::Relaxed)
+        }
         n => n,
     }
 }

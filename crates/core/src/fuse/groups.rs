@@ -5,11 +5,13 @@
 //! what it reads; a reduction that does not fit the group's loops becomes a stored node of its own.
 
 use super::{Axes, KERNEL_NODES, describe, is_trivial_view, of_operand, op_cost, through_trivial_view};
+use crate::diagnostic::Code;
 use crate::graph::{Graph, NodeId, NodeKind};
-use crate::kernel::Nest;
+use crate::intern::{self, Index};
+use crate::kernel::{Nest, Reducer};
 use crate::shape::{DimId, Shape};
-use crate::simplify::live_nodes;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
+use std::fmt::{self, Write};
 
 /// The loops of a group: a domain whose first axes are the kernel's outer ones, then the reduced, then the inner ones.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,10 +39,45 @@ pub struct Group {
     pub reductions: Vec<(NodeId, Axes)>,
     /// Why its roots are stored.
     pub reason: String,
-    /// Elementwise nodes that it computes.
-    inline: FxHashSet<NodeId>,
-    /// Inputs of the graph that it reads.
-    inputs: FxHashSet<NodeId>,
+    /// Elementwise nodes that it computes, each once.
+    inline: Vec<NodeId>,
+    /// Inputs of the graph that it reads, in order.
+    inputs: Vec<NodeId>,
+}
+
+/// Why a node is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Why {
+    Output(usize),
+    Guard(Code),
+    TooLarge,
+    UnderView,
+    LowerRank,
+    WholeReduction(Reducer),
+    OtherAxes(Reducer),
+    /// Computed by several kernels, at this cost.
+    Shared(u32),
+    FusionOff,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::Output(n) => write!(f, "output {n}"),
+            Why::Guard(code) => write!(f, "the check for {code}"),
+            Why::TooLarge => f.write_str("the kernel would be too large"),
+            Why::UnderView => f.write_str("read through a view that other uses do not share"),
+            Why::LowerRank => f.write_str("of lower rank: computed once, not for each element"),
+            Why::WholeReduction(reducer) => {
+                write!(f, "the whole {} has to be known before the first element", reducer.name())
+            }
+            Why::OtherAxes(reducer) => write!(f, "this {} runs along other axes than its consumer", reducer.name()),
+            Why::Shared(cost) => {
+                write!(f, "shared by kernels that would each spend about {cost} operations on it")
+            }
+            Why::FusionOff => f.write_str("fusion is off"),
+        }
+    }
 }
 
 /// A value of lower rank that costs this much is computed once, in a kernel of its own.
@@ -59,7 +96,7 @@ pub fn fuse(graph: &Graph, together: bool) -> Vec<Group> {
         let leaf =
             |id: &NodeId| matches!(graph.node(*id).kind, NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_));
         for id in graph.ids().filter(|id| !leaf(id)) {
-            grouper.store(id, "fusion is off".into());
+            grouper.store(id, Why::FusionOff);
         }
         grouper.joins = 0;
         grouper.place();
@@ -79,39 +116,106 @@ struct Grouper<'g> {
     graph: &'g Graph,
     canonical: &'g [DimId],
     /// Why a node is stored, for those that are.
-    stored: FxHashMap<NodeId, String>,
+    stored: Vec<Option<Why>>,
     /// Primitives computed for one element, down to stored nodes.
     cost: Vec<u32>,
+    /// True for nodes with a reduction below them, or that are one.
+    folds: Vec<bool>,
     /// How many of the latest groups a stored node tries to join.
     joins: usize,
     groups: Vec<Group>,
     /// The group of each root.
-    owner: FxHashMap<NodeId, usize>,
+    owner: Vec<Option<usize>>,
+    /// No group is entered through one root and left through another below this node.
+    lowest_shared: NodeId,
+    seen: Seen,
 }
 
 /// What exploring a group finds.
 #[derive(Default)]
 struct Found {
-    inline: FxHashSet<NodeId>,
+    inline: Vec<NodeId>,
     reads: Vec<NodeId>,
     reductions: Vec<(NodeId, Axes)>,
     /// Stored nodes that the group computes on its way: they become its roots.
     absorbed: Vec<(NodeId, Axes)>,
     /// Reductions that do not fit, and costly values of lower rank.
-    must_store: Vec<(NodeId, String)>,
-    inputs: FxHashSet<NodeId>,
+    must_store: Vec<(NodeId, Why)>,
+    inputs: Vec<NodeId>,
+}
+
+/// The index of axes in [`Seen`].
+type AxesId = u32;
+
+/// What a walk has seen. A node is nearly always seen with the same axes: the first visit is noted at the node, and only
+/// further ones in a set. Kept between walks, since many of them may go over few nodes each.
+#[derive(Default)]
+struct Seen {
+    /// The number of this walk: what was noted in others is void.
+    walk: u32,
+    first: Vec<Visit>,
+    more: FxHashSet<(NodeId, AxesId, bool)>,
+    /// All axes met so far.
+    axes: Vec<Axes>,
+    numbering: Index,
+}
+
+/// The first visit of a node in a walk.
+#[derive(Clone, Copy, Default)]
+struct Visit {
+    walk: u32,
+    axes: AxesId,
+    inside: bool,
+    /// True once the node is among those that the group computes.
+    is_inline: bool,
+}
+
+impl Seen {
+    fn new(nodes: usize) -> Seen {
+        Seen { first: vec![Visit::default(); nodes], ..Seen::default() }
+    }
+
+    fn start(&mut self) {
+        self.walk += 1;
+        self.more.clear();
+    }
+
+    fn number(&mut self, axes: &[u8]) -> AxesId {
+        let new = self.axes.len() as u32;
+        let id = self.numbering.id_of(intern::hash(&axes), new, |id| *self.axes[id as usize] == *axes);
+        if id == new {
+            self.axes.push(axes.into());
+        }
+        id
+    }
+
+    /// Notes a visit: true if it is new; and true if it is the first one of the node.
+    fn visit(&mut self, node: NodeId, axes: AxesId, inside: bool) -> (bool, bool) {
+        let first = &mut self.first[node.index()];
+        if first.walk != self.walk {
+            *first = Visit { walk: self.walk, axes, inside, is_inline: false };
+            return (true, true);
+        }
+        let is_new = (first.axes, first.inside) != (axes, inside) && self.more.insert((node, axes, inside));
+        (is_new, false)
+    }
+
+    /// Notes that the group computes a visited node: true the first time.
+    fn compute(&mut self, node: NodeId) -> bool {
+        !std::mem::replace(&mut self.first[node.index()].is_inline, true)
+    }
 }
 
 impl<'g> Grouper<'g> {
     fn new(graph: &'g Graph, canonical: &'g [DimId]) -> Grouper<'g> {
-        let mut stored = FxHashMap::default();
+        let mut stored: Vec<Option<Why>> = vec![None; graph.len()];
         for (i, output) in graph.outputs.iter().enumerate() {
-            stored.entry(*output).or_insert_with(|| format!("output {i}"));
+            stored[output.index()].get_or_insert(Why::Output(i));
         }
         for guard in &graph.guards {
-            stored.entry(guard.node).or_insert_with(|| format!("the check for {}", guard.error.code));
+            stored[guard.node.index()].get_or_insert(Why::Guard(guard.error.code));
         }
-        let live = live_nodes(graph);
+        let live = graph.live();
         let mut uses = vec![0u32; graph.len()];
         for id in graph.ids().filter(|id| live[id.index()]) {
             for operand in graph.node(id).operands() {
@@ -121,38 +225,39 @@ impl<'g> Grouper<'g> {
         // The share of elementwise nodes that each user of a node brings into its kernel.
         let mut weight = vec![0f32; graph.len()];
         let mut cost = vec![0u32; graph.len()];
+        let mut folds = vec![false; graph.len()];
         for id in graph.ids().filter(|id| live[id.index()]) {
             let node = graph.node(id);
+            folds[id.index()] =
+                matches!(node.kind, NodeKind::Reduce(..)) || node.operands().iter().any(|x| folds[x.index()]);
+            let share = |x: &NodeId| weight[x.index()] / uses[x.index()].max(1) as f32;
             match &node.kind {
                 NodeKind::Apply(op, args) => {
-                    let below: f32 = args.iter().map(|a| weight[a.index()] / uses[a.index()].max(1) as f32).sum();
-                    weight[id.index()] = below + op_cost(*op).min(30) as f32 / 4.0 + 0.75;
-                    let below = args.iter().fold(0u32, |sum, a| sum.saturating_add(cost[a.index()]));
-                    cost[id.index()] = below.saturating_add(op_cost(*op));
-                    if weight[id.index()] > KERNEL_NODES {
-                        weight[id.index()] = 0.0;
-                        cost[id.index()] = 0;
-                        stored.entry(id).or_insert_with(|| "the kernel would be too large".into());
+                    let own = op_cost(*op);
+                    let total = args.iter().map(share).sum::<f32>() + own.min(30) as f32 / 4.0 + 0.75;
+                    if total > KERNEL_NODES {
+                        stored[id.index()].get_or_insert(Why::TooLarge);
+                        continue;
                     }
+                    weight[id.index()] = total;
+                    cost[id.index()] = args.iter().fold(own, |sum, a| sum.saturating_add(cost[a.index()]));
                 }
                 NodeKind::Cast(x) => {
-                    weight[id.index()] = weight[x.index()] / uses[x.index()].max(1) as f32 + 1.0;
+                    weight[id.index()] = share(x) + 1.0;
                     cost[id.index()] = cost[x.index()].saturating_add(1);
                 }
                 NodeKind::Transpose(x, _) | NodeKind::Index(x, _) => {
-                    weight[id.index()] = weight[x.index()] / uses[x.index()].max(1) as f32;
+                    weight[id.index()] = share(x);
                     cost[id.index()] = cost[x.index()];
                     if !is_trivial_view(&node.kind) {
                         // What is under a view that could not be moved needs memory to be viewed.
                         let base = base_of_views(graph, *x);
                         if !matches!(graph.node(base).kind, NodeKind::Input(_)) && graph.rank(base) > 0 {
-                            stored
-                                .entry(base)
-                                .or_insert_with(|| "read through a view that other uses do not share".into());
+                            stored[base.index()].get_or_insert(Why::UnderView);
                         }
                     }
                 }
-                _ => {}
+                NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) | NodeKind::Reduce(..) => {}
             }
         }
         Grouper {
@@ -160,27 +265,30 @@ impl<'g> Grouper<'g> {
             canonical,
             stored,
             cost,
+            folds,
             joins: JOIN_CANDIDATES,
             groups: Vec::new(),
-            owner: FxHashMap::default(),
+            owner: vec![None; graph.len()],
+            lowest_shared: NodeId(u32::MAX),
+            seen: Seen::new(graph.len()),
         }
     }
 
     /// Puts every stored node in a group.
     fn place(&mut self) {
         self.groups.clear();
-        self.owner.clear();
+        self.owner.fill(None);
+        self.lowest_shared = NodeId(u32::MAX);
         // Exploring a node's group only ever stores nodes before it: the scan from the last one sees them all.
         for id in self.graph.ids().rev() {
-            if self.stored.contains_key(&id) && !self.owner.contains_key(&id) && !self.join(id) {
+            if self.is_stored(id) && self.owner[id.index()].is_none() && !self.join(id) {
                 self.open(id);
             }
         }
-        for group in &mut self.groups {
-            let why: Vec<&str> = group.roots.iter().map(|(r, _)| self.stored[r].as_str()).collect();
-            let Frame { nest, domain, outer, .. } = &group.frame;
-            group.reason = format!("{}: {}", why.join(", "), describe(*nest, domain, *outer, &self.graph.dims));
-        }
+    }
+
+    fn is_stored(&self, id: NodeId) -> bool {
+        self.stored[id.index()].is_some()
     }
 
     /// Adds a node to one of the latest groups, if it fits its loops and something is then read or computed once
@@ -192,15 +300,16 @@ impl<'g> Grouper<'g> {
         let inputs = self.inputs_below(id);
         for index in (0..self.groups.len()).rev().take(self.joins) {
             let group = &self.groups[index];
-            if group.inputs.is_disjoint(&inputs) || group.inline.len() as f32 > KERNEL_NODES / 2.0 {
+            let shares = inputs.iter().any(|input| group.inputs.binary_search(input).is_ok());
+            if !shares || group.inline.len() as f32 > KERNEL_NODES / 2.0 {
                 continue;
             }
             let Some(axes) = self.axes_in(&group.frame, id) else { continue };
+            let frame = group.frame.clone();
             let mut roots = group.roots.clone();
             roots.push((id, axes));
-            match self.explore(&group.frame, roots) {
+            match self.explore(&frame, roots) {
                 Some((found, roots)) if found.must_store.is_empty() => {
-                    let frame = self.groups[index].frame.clone();
                     self.set(index, frame, roots, found);
                     return true;
                 }
@@ -225,44 +334,62 @@ impl<'g> Grouper<'g> {
     }
 
     fn set(&mut self, index: usize, frame: Frame, roots: Vec<(NodeId, Axes)>, found: Found) {
-        self.owner.extend(roots.iter().map(|(r, _)| (*r, index)));
+        for (root, _) in &roots {
+            self.owner[root.index()] = Some(index);
+        }
+        if roots.len() > 1 {
+            let lowest = roots.iter().map(|r| r.0).min().unwrap_or(self.lowest_shared);
+            self.lowest_shared = self.lowest_shared.min(lowest);
+        }
         let Found { reads, reductions, inline, inputs, .. } = found;
         let group = Group { frame, roots, reads, reductions, reason: String::new(), inline, inputs };
         if index == self.groups.len() { self.groups.push(group) } else { self.groups[index] = group }
     }
 
-    fn store(&mut self, node: NodeId, why: String) {
-        self.stored.entry(node).or_insert(why);
+    fn store(&mut self, node: NodeId, why: Why) {
+        self.stored[node.index()].get_or_insert(why);
         self.cost[node.index()] = 0;
     }
 
     /// Stores costly nodes that two groups compute; true if there are any.
     fn store_shared(&mut self) -> bool {
-        let mut count: FxHashMap<NodeId, u32> = FxHashMap::default();
+        if self.groups.len() < 2 {
+            return false;
+        }
+        let mut count = vec![0u32; self.graph.len()];
         for node in self.groups.iter().flat_map(|g| &g.inline) {
-            *count.entry(*node).or_default() += 1;
+            count[node.index()] += 1;
         }
-        let shared: Vec<NodeId> = self
-            .graph
-            .ids()
-            .rev()
-            .filter(|id| count.get(id).is_some_and(|n| *n > 1))
-            .filter(|id| !self.stored.contains_key(id) && self.cost[id.index()] >= SHARE_COST)
-            .filter(|id| self.is_elementwise(*id) && !self.graph.node(*id).shape.is_empty())
-            .collect();
         // The last of them covers those below it, which later rounds look at again.
-        match shared.first() {
-            Some(node) => {
-                let cost = self.cost[node.index()];
-                self.store(*node, format!("shared by kernels that would each spend about {cost} operations on it"));
-                true
-            }
-            None => false,
+        let shared = self.graph.ids().rev().find(|id| {
+            count[id.index()] > 1
+                && !self.is_stored(*id)
+                && self.cost[id.index()] >= SHARE_COST
+                && self.is_elementwise(*id)
+                && !self.graph.node(*id).shape.is_empty()
+        });
+        if let Some(node) = shared {
+            self.store(node, Why::Shared(self.cost[node.index()]));
         }
+        shared.is_some()
+    }
+
+    /// What a group stores and why, and its loops, in words.
+    fn reason(&self, group: &Group) -> String {
+        let mut text = String::new();
+        for why in group.roots.iter().filter_map(|(root, _)| self.stored[root.index()]) {
+            let _ = write!(text, "{}{why}", if text.is_empty() { "" } else { ", " });
+        }
+        let Frame { nest, domain, outer, .. } = &group.frame;
+        let _ = write!(text, ": {}", describe(*nest, domain, *outer, &self.graph.dims));
+        text
     }
 
     /// The groups, each after those whose roots it reads.
-    fn ordered(self) -> Vec<Group> {
+    fn ordered(mut self) -> Vec<Group> {
+        for index in 0..self.groups.len() {
+            self.groups[index].reason = self.reason(&self.groups[index]);
+        }
         let Grouper { groups, owner, .. } = self;
         let mut state = vec![0u8; groups.len()];
         let mut order = Vec::with_capacity(groups.len());
@@ -277,7 +404,7 @@ impl<'g> Grouper<'g> {
                 let waiting: Vec<usize> = groups[top]
                     .reads
                     .iter()
-                    .filter_map(|r| owner.get(r).copied())
+                    .filter_map(|r| owner[r.index()])
                     .filter(|g| state[*g] == 0 && *g != top)
                     .collect();
                 state[top] = 1;
@@ -365,12 +492,15 @@ impl<'g> Grouper<'g> {
         }
         let rank = node.shape.len();
         let own: Axes = (0..rank as u8).collect();
+        if !self.folds[id.index()] {
+            return (Frame { nest: Nest::Rows, domain: node.shape.clone(), outer: 0, reduced: 0 }, own);
+        }
         let mut best: Option<(Frame, Axes)> = None;
         // The reductions that the node uses without another one in between, nearest first.
         let mut queue = std::collections::VecDeque::from([(id, own.clone())]);
         let mut seen: FxHashSet<(NodeId, Axes)> = FxHashSet::default();
         while let Some((here, axes)) = queue.pop_front() {
-            if !seen.insert((here, axes.clone())) {
+            if !self.folds[here.index()] || !seen.insert((here, axes.clone())) {
                 continue;
             }
             let found = self.graph.node(here);
@@ -386,7 +516,7 @@ impl<'g> Grouper<'g> {
                         }
                     }
                 }
-                _ if here != id && self.stored.contains_key(&here) => {}
+                _ if here != id && self.is_stored(here) => {}
                 NodeKind::Apply(_, args) => {
                     for arg in args {
                         queue.push_back((*arg, of_operand(&axes, self.graph.rank(*arg))));
@@ -441,7 +571,7 @@ impl<'g> Grouper<'g> {
 
     /// What a group with these roots computes and reads, and its roots with the stored nodes that it computes anyway;
     /// none if something that it reads would have to wait for it.
-    fn explore(&self, frame: &Frame, mut roots: Vec<(NodeId, Axes)>) -> Option<(Found, Vec<(NodeId, Axes)>)> {
+    fn explore(&mut self, frame: &Frame, mut roots: Vec<(NodeId, Axes)>) -> Option<(Found, Vec<(NodeId, Axes)>)> {
         let mut refused: FxHashSet<NodeId> = FxHashSet::default();
         loop {
             let found = self.walk(frame, &roots, &refused);
@@ -451,110 +581,113 @@ impl<'g> Grouper<'g> {
             let late: Vec<NodeId> =
                 found.absorbed.iter().filter(|a| self.waits(&found, &roots, Some(a))).map(|a| a.0).collect();
             if late.is_empty() {
-                for absorbed in &found.absorbed {
-                    if !roots.contains(absorbed) {
-                        roots.push(absorbed.clone());
-                    }
-                }
+                roots.extend(found.absorbed.iter().cloned());
                 return Some((found, roots));
             }
             refused.extend(late);
         }
     }
 
-    fn walk(&self, frame: &Frame, roots: &[(NodeId, Axes)], refused: &FxHashSet<NodeId>) -> Found {
+    fn walk(&mut self, frame: &Frame, roots: &[(NodeId, Axes)], refused: &FxHashSet<NodeId>) -> Found {
         let mut found = Found::default();
+        // The walk takes note while it asks the grouper.
+        let mut seen = std::mem::take(&mut self.seen);
+        seen.start();
         // The third says that the value is needed for each element: by an element that is stored, or under a reduction.
         // A result of the frame's reductions is then needed in a second loop over the same row, which columns do not
         // have, and which would make one thread go over everything if there is one row only.
         let rank = frame.domain.len();
         let second_loop = frame.nest == Nest::Rows && frame.outer > 0;
-        let mut stack: Vec<(NodeId, Axes, bool)> = roots
+        let mut stack: Vec<(NodeId, AxesId, bool)> = roots
             .iter()
-            .map(|(r, a)| (*r, a.clone(), frame.nest == Nest::Rows && a.len() == rank && rank > 0))
+            .map(|(r, a)| (*r, seen.number(a), frame.nest == Nest::Rows && a.len() == rank && rank > 0))
             .collect();
-        let mut seen: FxHashSet<(NodeId, Axes, bool)> = FxHashSet::default();
+        let mut root_axes: Vec<(NodeId, AxesId)> = stack.iter().map(|(r, a, _)| (*r, *a)).collect();
+        root_axes.sort_unstable();
         // A kernel without outer axes can still be cut into rows, unless it folds all of its elements.
         let folds = roots.iter().any(|(_, axes)| axes.len() != frame.domain.len());
-        while let Some((id, axes, inside)) = stack.pop() {
-            if !seen.insert((id, axes.clone(), inside)) {
+        while let Some((id, axes_id, inside)) = stack.pop() {
+            let (is_new, is_first) = seen.visit(id, axes_id, inside);
+            if !is_new {
                 continue;
             }
             let node = self.graph.node(id);
-            let is_root = roots.iter().any(|(r, a)| *r == id && *a == axes);
-            if !is_root && self.stored.contains_key(&id) {
+            let is_root = self.is_stored(id) && root_axes.binary_search(&(id, axes_id)).is_ok();
+            let is_leaf = matches!(node.kind, NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_));
+            if !is_root && !is_leaf && self.is_stored(id) {
+                let axes = &seen.axes[axes_id as usize];
                 let computes = self.joins > 0
                     && !refused.contains(&id)
                     && (!inside || second_loop || self.is_elementwise(id))
-                    && self.axes_in(frame, id).as_ref() == Some(&axes)
-                    && !matches!(node.kind, NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_));
+                    && self.axes_in(frame, id).as_ref() == Some(axes);
                 if !computes {
-                    match node.kind {
-                        NodeKind::Input(_) => {
-                            found.inputs.insert(id);
-                        }
-                        NodeKind::Const(_) | NodeKind::Size(_) => {}
-                        _ => found.reads.push(id),
-                    }
+                    found.reads.push(id);
                     continue;
                 }
-                if !found.absorbed.iter().any(|a| a.0 == id) {
+                if is_first || !found.absorbed.iter().any(|a| a.0 == id) {
                     found.absorbed.push((id, axes.clone()));
                 }
             }
             match &node.kind {
-                NodeKind::Input(_) => {
-                    found.inputs.insert(id);
-                }
+                NodeKind::Input(_) => found.inputs.push(id),
                 NodeKind::Const(_) | NodeKind::Size(_) => {}
                 NodeKind::Transpose(x, _) | NodeKind::Index(x, _) => {
                     if is_trivial_view(&node.kind) {
-                        stack.push((*x, through_trivial_view(&node.kind, &axes), inside));
+                        let below = through_trivial_view(&node.kind, &seen.axes[axes_id as usize]);
+                        stack.push((*x, seen.number(&below), inside));
                         continue;
                     }
                     let base = base_of_views(self.graph, *x);
                     match self.graph.node(base).kind {
-                        NodeKind::Input(_) => {
-                            found.inputs.insert(base);
-                        }
+                        NodeKind::Input(_) => found.inputs.push(base),
                         // Every view of a scalar has its value.
-                        _ if self.graph.rank(base) == 0 => stack.push((base, Axes::new(), inside)),
+                        _ if self.graph.rank(base) == 0 => stack.push((base, seen.number(&[]), inside)),
                         _ => found.reads.push(base),
                     }
                 }
                 NodeKind::Apply(..) | NodeKind::Cast(_) => {
-                    if !is_root && self.is_better_hoisted(frame, folds, id, &axes) {
-                        found.must_store.push((id, "of lower rank: computed once, not for each element".into()));
+                    let axes = &seen.axes[axes_id as usize];
+                    if !is_root && self.is_better_hoisted(frame, folds, id, axes) {
+                        found.must_store.push((id, Why::LowerRank));
                         continue;
                     }
-                    found.inline.insert(id);
+                    let rank = axes.len();
+                    if seen.compute(id) {
+                        found.inline.push(id);
+                    }
                     for operand in node.operands() {
-                        stack.push((operand, of_operand(&axes, self.graph.rank(operand)), inside));
+                        let below = match self.graph.rank(*operand) {
+                            same if same == rank => axes_id,
+                            fewer => seen.number(&of_operand(&seen.axes[axes_id as usize], fewer)),
+                        };
+                        stack.push((*operand, below, inside));
                     }
                 }
-                NodeKind::Reduce(reducer, x, reduced) => match self.operand_axes(frame, &axes, *x, reduced) {
-                    Some(operand) if !inside || second_loop => {
-                        if !found.reductions.iter().any(|r| r.0 == id && r.1 == operand) {
-                            found.reductions.push((id, operand.clone()));
+                NodeKind::Reduce(reducer, x, reduced) => {
+                    let axes = &seen.axes[axes_id as usize];
+                    match self.operand_axes(frame, axes, *x, reduced) {
+                        Some(operand) if !inside || second_loop => {
+                            stack.push((*x, seen.number(&operand), true));
+                            if is_first || !found.reductions.iter().any(|r| r.0 == id && r.1 == operand) {
+                                found.reductions.push((id, operand));
+                            }
                         }
-                        stack.push((*x, operand, true));
+                        // The root waits for itself, which `waits` refuses.
+                        _ if is_root => found.reads.push(id),
+                        _ if axes.is_empty() || reduced.len() == self.graph.rank(*x) => {
+                            found.must_store.push((id, Why::WholeReduction(*reducer)));
+                        }
+                        _ => found.must_store.push((id, Why::OtherAxes(*reducer))),
                     }
-                    // The root waits for itself, which `waits` refuses.
-                    _ if is_root => found.reads.push(id),
-                    _ => {
-                        let why = if axes.is_empty() || reduced.len() == self.graph.rank(*x) {
-                            format!("the whole {} has to be known before the first element", reducer.name())
-                        } else {
-                            format!("this {} runs along other axes than its consumer", reducer.name())
-                        };
-                        found.must_store.push((id, why));
-                    }
-                },
+                }
             }
         }
-        found.reads.sort_unstable();
-        found.reads.dedup();
-        found.must_store.retain(|(id, _)| !self.stored.contains_key(id));
+        self.seen = seen;
+        for list in [&mut found.reads, &mut found.inputs] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        found.must_store.retain(|(id, _)| !self.is_stored(*id));
         found
     }
 
@@ -595,7 +728,7 @@ impl<'g> Grouper<'g> {
         inner && !everywhere
     }
 
-    fn inputs_below(&self, id: NodeId) -> FxHashSet<NodeId> {
+    fn inputs_below(&mut self, id: NodeId) -> Vec<NodeId> {
         let (frame, axes) = self.frame_for(id);
         self.walk(&frame, &[(id, axes)], &FxHashSet::default()).inputs
     }
@@ -603,22 +736,25 @@ impl<'g> Grouper<'g> {
     /// True if something that a group reads would be computed from one of its roots, or by a group that is: the two
     /// would wait for each other. `more` is one more root.
     fn waits(&self, found: &Found, roots: &[(NodeId, Axes)], more: Option<&(NodeId, Axes)>) -> bool {
-        let targets: FxHashSet<NodeId> = roots.iter().chain(more).map(|r| r.0).collect();
+        if found.reads.is_empty() {
+            return false;
+        }
+        let mut targets: Vec<NodeId> = roots.iter().chain(more).map(|r| r.0).collect();
+        targets.sort_unstable();
         // Below this id no node is a target, and no group is entered through one root and left through another.
-        let shared = self.groups.iter().filter(|g| g.roots.len() > 1).flat_map(|g| &g.roots).map(|r| r.0);
-        let lowest = targets.iter().copied().chain(shared).min().unwrap_or(NodeId(0));
+        let lowest = self.lowest_shared.min(targets[0]);
         let mut stack: Vec<NodeId> = found.reads.clone();
         let mut seen: FxHashSet<NodeId> = FxHashSet::default();
         while let Some(id) = stack.pop() {
-            if targets.contains(&id) {
+            if targets.binary_search(&id).is_ok() {
                 return true;
             }
             if id < lowest || !seen.insert(id) {
                 continue;
             }
             stack.extend(self.graph.node(id).operands());
-            if let Some(group) = self.owner.get(&id) {
-                stack.extend(self.groups[*group].roots.iter().map(|r| r.0));
+            if let Some(group) = self.owner[id.index()] {
+                stack.extend(self.groups[group].roots.iter().map(|r| r.0));
             }
         }
         false

@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
             "size" => NodeKind::Size(self.bracketed(Self::dim)?),
             "cast" => NodeKind::Cast(self.id()?),
             "transpose" => NodeKind::Transpose(self.id()?, self.bracketed(Self::number)?),
-            "index" => NodeKind::Index(self.id()?, self.bracketed(Self::index_item)?),
+            "index" => NodeKind::Index(self.id()?, self.bracketed::<_, 4>(Self::index_item)?.into_vec().into()),
             _ => match (Op::named(word), Reducer::ALL.iter().find(|r| r.name() == word)) {
                 (_, Some(reducer)) => {
                     let x = self.id()?;

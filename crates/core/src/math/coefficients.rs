@@ -1,6 +1,6 @@
 //! Minimax polynomials, lowest coefficient first. Written by `scripts/coefficients.py`; do not edit.
 //!
-//! Names ending in `_SINGLE` are for results in `f32`, computed in `f64`.
+//! Names ending in `_F32` are for arithmetic in `f32`, those in `_SINGLE` for results in `f32` computed in `f64`.
 
 /// `(e^r - 1 - r) / r^2` for `|r| <= ln 2 / 2`; relative error of the function 2^-57.9.
 pub const EXP: [f64; 10] = [
@@ -191,19 +191,6 @@ pub const ERF: [f64; 15] = [
 /// The exact first coefficient of `ERF`, less that in the table.
 pub const ERF_LOW: f64 = 2.3635874627888867e-17;
 
-/// as `ERF`; relative error of the function 2^-34.6.
-pub const ERF_SINGLE: [f64; 9] = [
-    0.8998911979489878,
-    -0.24458841339820908,
-    0.06691888900285914,
-    -0.01513115258671643,
-    0.0028471988251191327,
-    -0.0004554429391592083,
-    6.3211343522226e-05,
-    -7.83516240866688e-06,
-    8.252341102866343e-07,
-];
-
 /// `e^(x^2) erfc(x)` with `x = 3 (1+t)/(1-t)`, for `5/4 <= x <= 6`; relative error of the function 2^-54.8.
 pub const ERF_TAIL: [f64; 16] = [
     0.17900115118138996,
@@ -222,18 +209,6 @@ pub const ERF_TAIL: [f64; 16] = [
     2.076477676116575e-06,
     1.140981048589136e-06,
     -1.9203911414971308e-07,
-];
-
-/// as `ERF_TAIL`; relative error of the function 2^-26.7.
-pub const ERF_TAIL_SINGLE: [f64; 8] = [
-    0.179001152758251,
-    -0.32623356895236266,
-    0.24560343992287523,
-    -0.15011497833558404,
-    0.07167883789155545,
-    -0.024413199576626417,
-    0.004115200051764707,
-    0.0008281112344250159,
 ];
 
 /// `(1 + 2x/sqrt(pi)) e^(x^2) erfc(x)` with `x = 4 (1+t)/(1-t)`, for `0 <= x <= 28`; relative error of the function 2^-59.2.
@@ -339,3 +314,71 @@ pub const INVERSE_CUBE_ROOT: [f64; 6] = [
     0.0719504792221197,
     -0.005368346451198996,
 ];
+
+/// as `EXP`; relative error of the function 2^-28.2.
+pub const EXP_F32: [f32; 5] = [0.49999994, 0.16666518, 0.04166826, 0.008368973, 0.0013821648];
+
+/// as `EXP_MINUS_ONE`; relative error of the function 2^-31.0.
+pub const EXP_MINUS_ONE_F32: [f32; 6] = [0.5, 0.16666666, 0.041666478, 0.008333568, 0.0013933718, 0.00019741806];
+
+/// `(2^r - 1) / r` for `|r| <= 1/2`; relative error of the function 2^-28.0.
+pub const EXP2_F32: [f32; 6] = [0.6931472, 0.24022645, 0.05550359, 0.009618837, 0.0013391334, 0.00015239931];
+
+/// `(e^2r - 1) / r` for `|r| <= ln 2 / 4`; relative error of the function 2^-28.0.
+pub const EXP_TWICE_F32: [f32; 6] = [2.0, 1.9999995, 1.3333215, 0.6667145, 0.26780704, 0.087967515];
+
+/// `(tanh(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1`; relative error of the function 2^-27.6.
+pub const TANH_F32: [f32; 7] =
+    [-0.33333296, 0.13332337, -0.05387897, 0.021483542, -0.007940772, 0.0022970703, -0.0003571331];
+
+/// `(log(1 + f) - f + f^2/2) / f^3` for `1 + f` within a factor sqrt 2 of 1; relative error of the function 2^-27.2.
+pub const LOG_F32: [f32; 8] =
+    [0.3333333, -0.25000846, 0.2000104, -0.16622357, 0.14206973, -0.13175653, 0.12727037, -0.0754757];
+
+/// as `LOG_F32`; relative error of the function 2^-30.1.
+pub const LOG_LONG_F32: [f32; 9] =
+    [0.33333313, -0.2500002, 0.2000207, -0.1666733, 0.14219926, -0.124173984, 0.11897537, -0.11610251, 0.06646941];
+
+/// as `LOG_F32`, for `-1/4 <= f <= 1/2`; relative error of the function 2^-29.9.
+pub const LOG_UPPER_F32: [f32; 9] =
+    [0.3333334, -0.25000164, 0.19999516, -0.16655226, 0.14278953, -0.12733792, 0.116815686, -0.09043499, 0.037060924];
+
+/// `(log(1 + f) - f) / f^2` times `log2(e)`, as `LOG_F32`; relative error of the function 2^-30.2.
+pub const LOG2_F32: [f32; 10] = [
+    -0.7213475,
+    0.48089802,
+    -0.3606749,
+    0.28857127,
+    -0.24043673,
+    0.20509548,
+    -0.17937599,
+    0.17218159,
+    -0.16666771,
+    0.09399478,
+];
+
+/// `(log(1 + f) - f) / f^2` times `log10(e)`, as `LOG_F32`; relative error of the function 2^-27.6.
+pub const LOG10_F32: [f32; 9] = [
+    -0.21714719,
+    0.14476484,
+    -0.10858076,
+    0.08686463,
+    -0.07212483,
+    0.061641227,
+    -0.057620965,
+    0.055768292,
+    -0.032514688,
+];
+
+/// as `SIN`; relative error of the function 2^-28.0.
+pub const SIN_F32: [f32; 3] = [-0.16666655, 0.00833219, -0.00019518388];
+
+/// as `COS`; relative error of the function 2^-33.0.
+pub const COS_F32: [f32; 3] = [0.041666646, -0.001388731, 2.4432333e-05];
+
+/// `erf(t)/t - 1` in `t^2`, for `|t| <= 0.85`; relative error of the function 2^-27.1.
+pub const ERF_F32: [f32; 6] = [0.12837917, -0.37612587, 0.11282831, -0.026805984, 0.005055684, -0.0006337525];
+
+/// `-log2(erfc(t))/t - 5/2`, for `0.85 <= t <= 4`; relative error of the function 2^-29.5.
+pub const ERFC_LOG2_F32: [f32; 7] =
+    [-0.8717622, 0.9165696, 0.1528625, -0.03392618, 0.0050842115, -0.00042309408, 1.1890551e-05];

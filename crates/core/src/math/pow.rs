@@ -77,8 +77,8 @@ fn constant_power(x: Real<'_>, n: i32, goal: Goal) -> Real<'_> {
     };
     // Where a factor is infinite, its low part is as well, or NaN; and those of zeros have any sign.
     let size = head.abs();
-    let finite = size.lt(f64::INFINITY);
-    let power = if n > 0 { finite } else { finite & size.gt(0.0) }.select(power, head);
+    let infinite = size.eq(f64::INFINITY);
+    let power = if n > 0 { infinite } else { infinite | size.eq(0.0) }.select(head, power);
     let power = back.map_or(power, |back| power * back);
     if n & 1 == 0 { power } else { power.with_sign(x) }
 }
@@ -255,8 +255,7 @@ pub fn cbrt(b: &mut Builder, args: &[Value]) -> Value {
         };
         let power = (shifted + shift).bits().shl(52) + 0x3ff0_0000_0000_0000;
         let y = y * power.real();
-        let ordinary = ax.lt(f64::INFINITY) & ax.gt(0.0);
-        ordinary.select(y.with_sign(x), x)
+        ax.eq(0.0).select(ax, y.unless_infinite(ax)).with_sign(x)
     })
 }
 

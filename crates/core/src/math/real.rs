@@ -33,7 +33,7 @@ impl Goal {
 
 /// Builds a body of float arguments that computes in `f64`: `f32` arguments are widened and the result is rounded.
 ///
-/// That keeps an `f32` result within 0.51 ULP, and its whole domain, subnormals included, lies amid the normal `f64`s.
+/// For functions that [`super::single`] lacks. That keeps an `f32` result within 0.51 ULP, and its whole domain, subnormals included, lies amid the normal `f64`s.
 pub(super) fn in_f64<const N: usize>(
     b: &mut Builder,
     args: &[Value],
@@ -45,6 +45,16 @@ pub(super) fn in_f64<const N: usize>(
     let scope = RefCell::new(&mut *b);
     let result = body(wide.map(|value| Real { scope: &scope, value }), goal).value;
     b.cast(result, dtype)
+}
+
+/// Builds a body in the dtype of its float arguments, of which there is one for `f32` and one for `f64`.
+pub(super) fn in_either<const N: usize>(
+    b: &mut Builder,
+    args: &[Value],
+    single: impl for<'s> FnOnce([Real<'s>; N]) -> Real<'s>,
+    double: impl for<'s> FnOnce([Real<'s>; N]) -> Real<'s>,
+) -> Value {
+    if b.dtype(args[0]) == DType::F32 { in_dtype(b, args, single) } else { in_dtype(b, args, double) }
 }
 
 /// Builds a body in the dtype of its float arguments.
@@ -217,6 +227,21 @@ impl<'s> Real<'s> {
         self.ne(self)
     }
 
+    /// Converted to another float dtype.
+    pub(super) fn cast(self, dtype: DType) -> Real<'s> {
+        let value = self.scope.borrow_mut().cast(self.value, dtype);
+        Real { scope: self.scope, value }
+    }
+
+    /// `self`, but infinite where `x` is, and NaN where `x` is; everywhere else it has to be above `x` less the largest
+    /// number.
+    ///
+    /// A selection would put the common case first, which [`crate::kernel::rare`] takes for the rare one.
+    pub(super) fn unless_infinite(self, x: Real<'s>) -> Real<'s> {
+        let largest = if self.dtype() == DType::F32 { f64::from(f32::MAX) } else { f64::MAX };
+        self.max(x - largest)
+    }
+
     /// The bits.
     pub(super) fn bits(self) -> Bits<'s> {
         let dtype = self.dtype().bits_dtype();
@@ -240,9 +265,9 @@ impl<'s> Real<'s> {
     }
 
     /// The polynomial with these coefficients, lowest first, by Horner's rule: the fewest operations.
-    pub(super) fn polynomial(self, coefficients: &[f64]) -> Real<'s> {
+    pub(super) fn polynomial<C: Copy + Into<f64>>(self, coefficients: &[C]) -> Real<'s> {
         let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
-        rest.iter().rev().fold(self.constant(*last), |sum, c| sum.fma(self, *c))
+        rest.iter().rev().fold(self.constant((*last).into()), |sum, c| sum.fma(self, (*c).into()))
     }
 }
 
@@ -275,6 +300,16 @@ impl<'s> Bits<'s> {
     /// Shifted right by a constant, filled with zeros.
     pub(super) fn shr(self, count: u64) -> Bits<'s> {
         self.prim(Prim::Shr, self.constant(count))
+    }
+
+    /// Of 32 bits: the signed integer over `2^count`, rounded down, as an `f32`.
+    pub(super) fn quotient_f32(self, count: u64) -> Real<'s> {
+        let mut b = self.scope.borrow_mut();
+        let signed = b.bitcast(self.value, DType::I32);
+        let count = b.bits(DType::I32, count);
+        let quotient = b.shr(signed, count);
+        let value = b.cast(quotient, DType::F32);
+        Real { scope: self.scope, value }
     }
 
     /// `self != x`

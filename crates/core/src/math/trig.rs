@@ -8,7 +8,10 @@
 use super::coefficients::{ASIN, ASIN_SINGLE, ATAN, ATAN_LOW, ATAN_SINGLE, COS, COS_SINGLE, SIN, SIN_SINGLE};
 use super::exp::ROUNDER;
 use super::payne_hanek;
-use super::real::{Bits, Goal, Pair, Real, fast_two_sum, in_f64, quotient, split_polynomial, two_product, two_sum};
+use super::real::{
+    Bits, Goal, Pair, Real, fast_two_sum, in_either, in_f64, quotient, split_polynomial, two_product, two_sum,
+};
+use super::single;
 use crate::kernel::{Builder, Value};
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2, PI};
 
@@ -92,18 +95,28 @@ impl<'s> Reduced<'s> {
     }
 }
 
-/// Sine. Error at most 0.80 ULP in `f64`, 0.51 in `f32`, for arguments of any size.
+/// Sine. Error at most 0.80 ULP in `f64`, 0.90 in `f32`, for arguments of any size.
 pub fn sin(b: &mut Builder, args: &[Value]) -> Value {
-    in_f64(b, args, |[x], goal| {
-        let y = Reduced::of(x, goal).rotated(0, goal);
-        // Keeps the sign of zero.
-        x.eq(0.0).select(x, y)
-    })
+    in_either(
+        b,
+        args,
+        |[x]| single::trig::sine(x, 0, |x| Reduced::of(x, Goal::Single).rotated(0, Goal::Single)),
+        |[x]| {
+            let y = Reduced::of(x, Goal::Double).rotated(0, Goal::Double);
+            // Keeps the sign of zero.
+            x.eq(0.0).select(x, y)
+        },
+    )
 }
 
-/// Cosine. Error at most 0.80 ULP in `f64`, 0.51 in `f32`, for arguments of any size.
+/// Cosine. Error at most 0.80 ULP in `f64`, 0.90 in `f32`, for arguments of any size.
 pub fn cos(b: &mut Builder, args: &[Value]) -> Value {
-    in_f64(b, args, |[x], goal| Reduced::of(x, goal).rotated(1, goal))
+    in_either(
+        b,
+        args,
+        |[x]| single::trig::sine(x, 1, |x| Reduced::of(x, Goal::Single).rotated(1, Goal::Single)),
+        |[x]| Reduced::of(x, Goal::Double).rotated(1, Goal::Double),
+    )
 }
 
 /// Tangent. Error at most 0.90 ULP in `f64`, 0.51 in `f32`, for arguments of any size.

@@ -4,7 +4,6 @@
 //! A view moves through an elementwise node that only it uses, or that is cheaper to compute twice than to store. One
 //! that cannot move stays on its operand, which fusion then gives a buffer of its own.
 
-use super::{rebuild, with_operands};
 use crate::graph::{Graph, IndexItem, Node, NodeId, NodeKind};
 use crate::ops::OpKind;
 use crate::plan::View;
@@ -30,7 +29,7 @@ pub fn sink_views(graph: Graph) -> Graph {
         // `rebuild` declares the inputs first and in order.
         renamed[input.node.index()] = NodeId(n as u32);
     }
-    let graph = rebuild(graph, |new, id, node| {
+    let graph = graph.rebuild(|new, id, node| {
         let made_now = match &node.kind {
             NodeKind::Transpose(..) | NodeKind::Index(..) => sink(new, &old, &facts, &renamed, &mut made, id),
             _ => new.intern(node),
@@ -39,7 +38,7 @@ pub fn sink_views(graph: Graph) -> Graph {
         made_now
     });
     // Nodes whose every use was a view that moved below them are dead now.
-    rebuild(graph, |new, _, node| new.intern(node))
+    graph.without_dead_nodes()
 }
 
 struct Facts {
@@ -50,7 +49,7 @@ struct Facts {
 
 impl Facts {
     fn of(graph: &Graph) -> Facts {
-        let live = super::live_nodes(graph);
+        let live = graph.live();
         let mut facts = Facts { uses: vec![0; graph.len()], cost: vec![0; graph.len()] };
         for root in graph.outputs.iter().chain(graph.guards.iter().map(|g| &g.node)) {
             // An output is stored whole: a view of it may read what is stored.
@@ -135,11 +134,11 @@ fn sink(
         match wanted.iter().find(|key| !made.contains_key(*key)) {
             Some(missing) => stack.push(missing.clone()),
             None => {
-                let viewed: SmallVec<[NodeId; 3]> = wanted.iter().map(|key| made[key]).collect();
-                let mut next = viewed.iter();
-                let moved = with_operands(node, |_| *next.next().unwrap_or(&NodeId(u32::MAX)));
-                let shape = viewed_shape(new, &node.shape, &views);
-                result = new.intern(Node { shape, ..moved });
+                let mut moved = Node { shape: viewed_shape(new, &node.shape, &views), ..node.clone() };
+                for (operand, key) in moved.operands_mut().iter_mut().zip(&wanted) {
+                    *operand = made[key];
+                }
+                result = new.intern(moved);
                 made.insert((id, views), result);
                 stack.pop();
             }
@@ -163,9 +162,8 @@ fn adapt(graph: &Graph, shape: &[DimId], operand: NodeId, views: &[View]) -> Vie
         .map(|i| i < lead || (graph.dims.is_one(from[i - lead]) && from[i - lead] != shape[i]))
         .collect();
     if lead > 0 {
-        let mut items: SmallVec<[IndexItem; 4]> = SmallVec::from_elem(IndexItem::NewAxis, lead);
-        items.extend(from.iter().map(|_| IndexItem::Slice(Slice::ALL)));
-        adapted.push(View::Index(items));
+        let kept = from.iter().map(|_| IndexItem::Slice(Slice::ALL));
+        adapted.push(View::Index(std::iter::repeat_n(IndexItem::NewAxis, lead).chain(kept).collect()));
     }
     for view in views {
         match view {
@@ -176,7 +174,7 @@ fn adapt(graph: &Graph, shape: &[DimId], operand: NodeId, views: &[View]) -> Vie
             View::Index(items) => {
                 let mut dims = single.iter();
                 let mut after: SmallVec<[bool; 4]> = SmallVec::new();
-                let mut own: SmallVec<[IndexItem; 4]> = SmallVec::new();
+                let mut own: Vec<IndexItem> = Vec::with_capacity(items.len());
                 for item in items {
                     let is_single = match item {
                         IndexItem::NewAxis => false,
@@ -192,7 +190,7 @@ fn adapt(graph: &Graph, shape: &[DimId], operand: NodeId, views: &[View]) -> Vie
                     }
                 }
                 single = after;
-                adapted.push(View::Index(own));
+                adapted.push(View::Index(own.into()));
             }
         }
     }

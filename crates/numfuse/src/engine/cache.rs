@@ -67,12 +67,12 @@ impl CodeCache {
     }
 
     /// What runs this kernel.
-    pub fn get(&self, kernel: Kernel) -> Result<Tier> {
+    pub fn get(&self, kernel: &Kernel) -> Result<Tier> {
         let Some(compiler) = self.compiler.as_ref().filter(|_| !self.refused.load(Ordering::Relaxed)) else {
-            return Ok(Tier::Interpreted(Arc::new(kernel)));
+            return Ok(Tier::Interpreted(Arc::new(kernel.clone())));
         };
-        let compiled = self.code.get_or_insert_with(&kernel, || {
-            let compiled = compiler.compile(&kernel)?;
+        let compiled = self.code.get_or_insert_with(kernel, || {
+            let compiled = compiler.compile(kernel)?;
             self.compiled.fetch_add(1, Ordering::Relaxed);
             Ok(Arc::new(compiled))
         });
@@ -84,7 +84,7 @@ impl CodeCache {
                 if !self.refused.swap(true, Ordering::Relaxed) {
                     warn(&error);
                 }
-                Ok(Tier::Interpreted(Arc::new(kernel)))
+                Ok(Tier::Interpreted(Arc::new(kernel.clone())))
             }
             Err(error) => Err(cpu_error(error)),
         }

@@ -4,14 +4,12 @@
 //!
 //! Invariant: a [`FunctionCall`] runs into outputs of its results' types only, and as if all inputs had been read first.
 
-use super::limits::Flag;
 use super::program::{Call, Program};
 use super::run;
-use super::{CancelToken, Engine, Text};
+use super::{CancelToken, Engine, Inputs, Text};
 use crate::env::Outputs;
 use crate::error::Result;
-use crate::layout::overlap;
-use crate::view::{ArrayMut, ArrayRef};
+use crate::view::ArrayRef;
 use numfuse_core::dtype::DType;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -43,7 +41,7 @@ pub struct FunctionCall<'f, 'a> {
     function: &'f Function,
     program: Arc<Program>,
     call: Arc<Call>,
-    inputs: SmallVec<[&'f ArrayRef<'a>; 3]>,
+    inputs: Inputs<'f, 'a>,
 }
 
 impl Engine {
@@ -74,7 +72,7 @@ impl Function {
     /// If the types or sizes of the inputs do not fit the text, or a name that is not bound has no meaning.
     pub fn bind<'f, 'a>(&'f self, inputs: &'f [Option<ArrayRef<'a>>]) -> Result<FunctionCall<'f, 'a>> {
         let (program, inputs) = self.program(inputs);
-        let call = program.call(&self.engine.shared, &inputs, None)?;
+        let call = program.call(&self.engine.shared, &inputs)?;
         Ok(FunctionCall { function: self, program, call, inputs })
     }
 
@@ -82,7 +80,7 @@ impl Function {
     /// types, sizes and strides.
     pub fn bind_known<'f, 'a>(&'f self, inputs: &'f [Option<ArrayRef<'a>>]) -> Option<FunctionCall<'f, 'a>> {
         let (program, inputs) = self.program(inputs);
-        let call = program.known_call(&inputs, None)?;
+        let call = program.known_call(&inputs)?;
         Some(FunctionCall { function: self, program, call, inputs })
     }
 
@@ -97,10 +95,10 @@ impl Function {
         token: Option<&CancelToken>,
     ) -> Result<()> {
         let (program, inputs) = self.program(inputs);
-        run::run_into(&self.engine.shared, &program, &inputs, outputs.into_arrays(), token)
+        run::run_into(&self.engine.shared, &program, None, &inputs, &mut outputs.into_arrays(), token)
     }
 
-    fn program<'f, 'a>(&self, inputs: &'f [Option<ArrayRef<'a>>]) -> (Arc<Program>, SmallVec<[&'f ArrayRef<'a>; 3]>) {
+    fn program<'f, 'a>(&self, inputs: &'f [Option<ArrayRef<'a>>]) -> (Arc<Program>, Inputs<'f, 'a>) {
         // Names beyond those that were given are not bound; more inputs than names have nothing to be bound to.
         let given = inputs.iter().map(Option::as_ref).chain(std::iter::repeat(None));
         let bound: SmallVec<[Option<&'f ArrayRef<'a>>; 4]> = given.take(self.text.names.len()).collect();
@@ -117,7 +115,7 @@ impl std::fmt::Debug for Function {
 impl FunctionCall<'_, '_> {
     /// The dtype and the shape of each result, in order.
     pub fn results(&self) -> impl ExactSizeIterator<Item = (DType, &[u64])> {
-        self.call.outputs.iter().map(|(dtype, place)| (*dtype, place.shape.as_slice()))
+        self.call.steps.results()
     }
 
     /// Evaluates the function into arrays of the results' dtypes and shapes, of any strides.
@@ -126,25 +124,6 @@ impl FunctionCall<'_, '_> {
     /// As [`Kernel::run_into`](super::Kernel::run_into).
     pub fn run_into<'o>(&self, outputs: impl Outputs<'o>, token: Option<&CancelToken>) -> Result<()> {
         let shared = &self.function.engine.shared;
-        let outputs = outputs.into_arrays();
-        if !self.writes_apart(&outputs) {
-            return run::run_into(shared, &self.program, &self.inputs, outputs, token);
-        }
-        let flag = Flag::new(token, shared.limits.time);
-        let run = run::steps(shared, &self.call, &self.inputs, outputs, &flag);
-        run.map_err(|e| e.with_text(self.program.text.as_ref()))
-    }
-
-    /// True if the outputs are where the call would put them, and share no memory with anything.
-    fn writes_apart(&self, outputs: &[ArrayMut<'_>]) -> bool {
-        let places = &self.call.outputs;
-        places.len() == outputs.len()
-            && places.iter().zip(outputs).enumerate().all(|(i, ((dtype, place), output))| {
-                let span = output.span();
-                output.dtype() == *dtype
-                    && output.place() == place
-                    && outputs[..i].iter().all(|other| !overlap(&span, &other.span()))
-                    && self.inputs.iter().all(|input| !overlap(&span, &input.span()))
-            })
+        run::run_into(shared, &self.program, Some(&self.call), &self.inputs, &mut outputs.into_arrays(), token)
     }
 }

@@ -86,21 +86,22 @@ impl<A> Kernel<A> {
         outputs: impl Outputs<'o>,
         token: Option<&CancelToken>,
     ) -> Result<()> {
+        let mut outputs = outputs.into_arrays();
         with_inputs(&self.program, env, |inputs| {
-            run::run_into(&self.shared, &self.program, inputs, outputs.into_arrays(), token)
+            run::run_into(&self.shared, &self.program, None, inputs, &mut outputs, token)
         })
     }
 }
 
 /// Calls `then` with the arrays of the program's inputs, in order.
 fn with_inputs<T>(program: &Program, env: &Env<'_>, then: impl FnOnce(&[&ArrayRef<'_>]) -> Result<T>) -> Result<T> {
-    let mut inputs: SmallVec<[&ArrayRef<'_>; 3]> = SmallVec::new();
+    let mut inputs: SmallVec<[&ArrayRef<'_>; 8]> = SmallVec::new();
     for (i, input) in program.inputs.iter().enumerate() {
         let Some(array) = env.get_near(i, &input.name) else { return Err(missing(&input.name, env)) };
         let same = array.dtype() == input.dtype && array.is_weak() == input.weak;
         if !same || array.shape().len() != input.shape.len() {
             let converted = convert(program, env)?;
-            return then(&converted.iter().collect::<SmallVec<[&ArrayRef<'_>; 3]>>());
+            return then(&converted.iter().collect::<SmallVec<[&ArrayRef<'_>; 8]>>());
         }
         inputs.push(array);
     }

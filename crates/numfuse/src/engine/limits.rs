@@ -106,6 +106,7 @@ pub(crate) enum Flag<'a> {
 }
 
 impl<'a> Flag<'a> {
+    #[inline]
     pub fn new(token: Option<&'a CancelToken>, time: Option<Duration>) -> Flag<'a> {
         match (token, time.and_then(|time| Instant::now().checked_add(time))) {
             (None, None) => Flag::Never,
@@ -118,6 +119,7 @@ impl<'a> Flag<'a> {
         }
     }
 
+    #[inline]
     pub fn get(&self) -> &AtomicBool {
         match self {
             Flag::Never => &NEVER,
@@ -127,6 +129,7 @@ impl<'a> Flag<'a> {
     }
 
     /// True if the call is to end; between kernels the clock is read as well.
+    #[inline]
     pub fn is_set(&self) -> bool {
         let late = matches!(self, Flag::Watched(_, deadline) if Instant::now() >= *deadline);
         late || self.get().load(Ordering::Relaxed)

@@ -4,22 +4,22 @@
 //! so a program has one plan, or a few ([`Variant`]). A [`Call`] is a plan with the sizes and strides of one evaluation:
 //! everything but the pointers. The last few are kept, so that a repeated evaluation only compares sizes and strides.
 //!
-//! Invariant: a variant or call, once made, never changes; what was found under a lock is used after it.
+//! Invariant: a variant or call, once made, never changes; finding one takes no lock.
 
 use super::Shared;
+use super::recent::Recent;
 use crate::error::{Error, Result};
 use crate::expr::{Input, Recipe, Size};
-use crate::view::{ArrayMut, ArrayRef, BoundStep};
+use crate::view::{ArrayMut, ArrayRef, Binding, Fit, Slot, Steps};
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_core::dtype::DType;
 use numfuse_core::graph::Graph;
-use numfuse_core::kernel::Kernel;
 use numfuse_core::pipeline;
-use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided};
+use numfuse_core::plan::{BufferKind, Plan, Strided};
 use numfuse_core::shape::Unmet;
 use numfuse_lang::{Ast, DimSpec, InputType};
 use smallvec::SmallVec;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 /// Where a program's graph comes from.
 pub(crate) enum Source {
@@ -34,15 +34,15 @@ pub(crate) struct Program {
     pub inputs: Vec<Input>,
     /// What else was given: a misspelt name is looked for among these, too.
     unused: Vec<Input>,
-    variants: RwLock<Vec<Arc<Variant>>>,
-    calls: RwLock<SmallVec<[Arc<Call>; CALLS]>>,
+    variants: Recent<Arc<Variant>>,
+    calls: Recent<Arc<Call>>,
 }
 
 /// How many calls a program remembers, and how many variants.
 const CALLS: usize = 4;
 const VARIANTS: usize = 16;
 
-/// A plan, and the kernels of the last calls.
+/// A plan.
 pub(crate) struct Variant {
     pub plan: Plan,
 }
@@ -50,34 +50,12 @@ pub(crate) struct Variant {
 /// See the module text.
 pub(crate) struct Call {
     pub variant: Arc<Variant>,
-    inputs: SmallVec<[Strided; 3]>,
-    /// The places of outputs that the caller provides; none if results are made.
-    given: Option<SmallVec<[Strided; 1]>>,
-    /// The kernels of the steps, as specialised for this call.
-    pub steps: Vec<(Kernel, BoundStep)>,
-    /// The dtype and place of each output of the plan.
-    pub outputs: SmallVec<[(DType, Strided); 1]>,
-    /// What each buffer of the plan is.
-    pub buffers: SmallVec<[Slot; 6]>,
-    pub arena_bytes: usize,
-}
-
-/// What a buffer of a plan is in a call.
-#[derive(Clone, Copy)]
-pub(crate) enum Slot {
-    Input(u32),
-    Output(u32),
-    /// A part of the arena.
-    Temp {
-        offset: usize,
-        len: usize,
-    },
+    pub steps: Steps,
 }
 
 impl Program {
     pub fn new(source: Source, text: Option<Arc<str>>, inputs: Vec<Input>) -> Program {
-        let (variants, calls) = (RwLock::new(Vec::new()), RwLock::new(SmallVec::new()));
-        Program { source, text, inputs, unused: Vec::new(), variants, calls }
+        Program { source, text, inputs, unused: Vec::new(), variants: Recent::new(), calls: Recent::new() }
     }
 
     /// The program, with inputs that its text does not use.
@@ -113,31 +91,51 @@ impl Program {
         self.add_variant(shared, None)
     }
 
-    /// The call with inputs, and outputs if the caller has them, at these places.
-    pub fn call(&self, shared: &Shared, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> Result<Arc<Call>> {
-        if let Some(call) = self.known_call(inputs, given) {
-            return Ok(call);
+    /// Calls `then` with the call for arrays of these places, and the arrays. Without outputs new arrays are made.
+    #[inline]
+    pub fn with_call<T>(
+        &self,
+        shared: &Shared,
+        inputs: &[&ArrayRef<'_>],
+        mut outputs: Option<&mut [ArrayMut<'_>]>,
+        then: impl FnOnce(&Call, Fit<'_, '_>) -> Result<T>,
+    ) -> Result<T> {
+        for call in self.calls.get().iter() {
+            if let Some(fit) = call.steps.fit(inputs, outputs.as_deref_mut()) {
+                return then(call, fit);
+            }
         }
-        let call = Arc::new(self.new_call(shared, inputs, given).map_err(|e| e.with_text(self.text.as_ref()))?);
-        let mut calls = self.calls.write().unwrap_or_else(PoisonError::into_inner);
-        if calls.len() == CALLS {
-            calls.pop();
+        let call = self.add_call(shared, inputs, outputs.as_deref())?;
+        match call.steps.fit(inputs, outputs) {
+            Some(fit) => then(&call, fit),
+            None => Err(Error::new(Code::Internal, "a call does not fit the arrays it was made for")),
         }
-        calls.insert(0, call.clone());
-        Ok(call)
     }
 
-    /// As [`Program::call`], if it is one of the last few.
-    pub fn known_call(&self, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> Option<Arc<Call>> {
-        let calls = self.calls.read().unwrap_or_else(PoisonError::into_inner);
-        calls.iter().find(|c| c.fits(inputs, given)).cloned()
+    /// The call with inputs at these places, with new arrays for its results.
+    pub fn call(&self, shared: &Shared, inputs: &[&ArrayRef<'_>]) -> Result<Arc<Call>> {
+        if let Some(call) = self.known_call(inputs) {
+            return Ok(call);
+        }
+        self.add_call(shared, inputs, None).map_err(|error| error.with_text(self.text.as_ref()))
+    }
+
+    /// As [`Program::call`], if there was one like it among the last ones.
+    pub fn known_call(&self, inputs: &[&ArrayRef<'_>]) -> Option<Arc<Call>> {
+        self.calls.get().iter().find(|call| call.steps.fit(inputs, None).is_some()).cloned()
+    }
+
+    #[cold]
+    fn add_call(&self, shared: &Shared, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> Result<Arc<Call>> {
+        let call = Arc::new(self.new_call(shared, inputs, given)?);
+        self.calls.add(call.clone(), CALLS);
+        Ok(call)
     }
 
     /// Binds sizes to a plan, one that is there or a new one.
     fn new_call(&self, shared: &Shared, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> Result<Call> {
         let symbols = self.symbols(inputs)?;
-        let variants = self.variants.read().unwrap_or_else(PoisonError::into_inner).clone();
-        for variant in variants.iter().rev() {
+        for variant in self.variants.get().iter() {
             let sizes = variant.plan.graph.dims.sizes(&symbols);
             match variant.plan.graph.dims.check(&sizes) {
                 Ok(()) => return Call::new(shared, variant.clone(), &sizes, inputs, given),
@@ -165,11 +163,7 @@ impl Program {
             return Err(Error::new(Code::Internal, "a plan with other inputs than its expression"));
         }
         let variant = Arc::new(Variant { plan });
-        let mut variants = self.variants.write().unwrap_or_else(PoisonError::into_inner);
-        if variants.len() == VARIANTS {
-            variants.remove(0);
-        }
-        variants.push(variant.clone());
+        self.variants.add(variant.clone(), VARIANTS);
         Ok(variant)
     }
 
@@ -214,61 +208,46 @@ impl Call {
         }
         let places: SmallVec<[Strided; 3]> = inputs.iter().map(|i| i.place().clone()).collect();
         let mut places = plan.places(sizes, &places)?;
-        let mut outputs: SmallVec<[(DType, Strided); 1]> = SmallVec::new();
+        let mut outputs = SmallVec::new();
+        let mut copies = Vec::new();
+        let mut new_arrays = true;
         let mut output_bytes = 0usize;
         for (i, buffer) in plan.outputs.iter().enumerate() {
             let dtype = plan.buffers[buffer.index()].dtype;
             let place = &mut places[buffer.index()];
             output_bytes = output_bytes.saturating_add(place.count() as usize * dtype.size());
+            let mut bound = place.clone();
             if let Some(given) = given {
                 check_output(i, &given[i], dtype, place)?;
-                if is_own(plan, i) {
-                    *place = given[i].place().clone();
-                }
-                outputs.push((dtype, given[i].place().clone()));
-            } else {
-                outputs.push((dtype, place.clone()));
+                bound = given[i].place().clone();
             }
+            if let BufferKind::Output(own) = plan.buffers[buffer.index()].kind
+                && own as usize != i
+            {
+                copies.push((own as usize, i));
+                new_arrays &= Strided::row_major(&bound.shape, dtype)? == bound;
+            } else {
+                new_arrays &= *place == bound;
+                *place = bound.clone();
+            }
+            outputs.push(Binding::new(dtype, bound)?);
         }
         limit("results", output_bytes, shared.limits.output_bytes)?;
-        let (buffers, arena_bytes) = layout(plan, &places)?;
-        limit("temporaries", arena_bytes, shared.limits.temp_bytes)?;
-
-        let mut steps = Vec::with_capacity(plan.steps.len());
+        let bindings = inputs.iter().map(|input| Binding::new(input.dtype(), input.place().clone()));
+        let bindings = bindings.collect::<Result<_>>()?;
+        let mut steps = Steps::new(bindings, outputs, new_arrays, copies, slots(plan, &places)?, &plan.guards)?;
+        limit("temporaries", steps.arena_bytes(), shared.limits.temp_bytes)?;
         for step in &plan.steps {
             let bound = step.bind(sizes, &places)?;
             if bound.is_empty {
                 continue;
             }
             let kernel = step.specialize(&bound.launch);
-            let tier = shared.code.get(kernel.clone())?;
-            let operands = step.operands.iter().map(|o| o.buffer);
-            let step = BoundStep::new(&kernel, tier, bound, operands, |b: BufferId| places[b.index()].count() == 0)?;
-            steps.push((kernel, step));
+            let tier = shared.code.get(&kernel)?;
+            steps.push(&kernel, tier, bound, step.operands.iter().map(|o| o.buffer))?;
         }
-        let inputs = inputs.iter().map(|i| i.place().clone()).collect();
-        let given = given.map(|g| g.iter().map(|g| g.place().clone()).collect());
-        Ok(Call { variant, inputs, given, steps, outputs, buffers, arena_bytes })
+        Ok(Call { variant, steps })
     }
-
-    fn fits(&self, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> bool {
-        let same = |a: &Strided, b: &Strided| a.shape == b.shape && a.strides == b.strides;
-        self.inputs.iter().zip(inputs).all(|(place, input)| same(place, input.place()))
-            && match (&self.given, given) {
-                (None, None) => true,
-                (Some(places), Some(given)) => {
-                    places.len() == given.len()
-                        && given.iter().zip(&self.outputs).all(|(g, (dtype, _))| g.dtype() == *dtype)
-                        && places.iter().zip(given).all(|(place, given)| same(place, given.place()))
-                }
-                _ => false,
-            }
-    }
-}
-
-/// True if the n-th output is written by a step, and is not a copy of another output that is the same node.
-pub(crate) fn is_own(plan: &Plan, n: usize) -> bool {
-    plan.buffers[plan.outputs[n].index()].kind == BufferKind::Output(n as u32)
 }
 
 fn check_output(n: usize, given: &ArrayMut<'_>, dtype: DType, place: &Strided) -> Result<()> {
@@ -299,8 +278,8 @@ fn limit(what: &str, bytes: usize, limit: usize) -> Result<()> {
     Err(error.why(format!("the limit is {limit} bytes")).into())
 }
 
-/// Where each buffer is. Temporaries that do not live at the same time share memory; first fit, in order of the steps.
-fn layout(plan: &Plan, places: &[Strided]) -> Result<(SmallVec<[Slot; 6]>, usize)> {
+/// What each buffer is. Temporaries that do not live at the same time share memory; first fit, in order of the steps.
+fn slots(plan: &Plan, places: &[Strided]) -> Result<SmallVec<[Slot; 6]>> {
     const ALIGN: usize = 64;
     let mut slots: SmallVec<[Slot; 6]> = SmallVec::new();
     let mut temps: Vec<usize> = Vec::new();
@@ -322,7 +301,6 @@ fn layout(plan: &Plan, places: &[Strided]) -> Result<(SmallVec<[Slot; 6]>, usize
     temps.sort_by_key(|i| plan.buffers[*i].first);
     let too_large = || Diagnostic::new(Code::TooLarge, "the temporaries are too large");
     let mut live: Vec<(usize, usize, usize)> = Vec::new();
-    let mut bytes = 0usize;
     for i in temps {
         let Slot::Temp { len, .. } = slots[i] else { continue };
         live.retain(|(_, _, last)| *last >= plan.buffers[i].first);
@@ -337,8 +315,7 @@ fn layout(plan: &Plan, places: &[Strided]) -> Result<(SmallVec<[Slot; 6]>, usize
         }
         let end = offset.checked_add(size).filter(|end| *end <= isize::MAX as usize).ok_or_else(too_large)?;
         live.push((offset, end, last(i)));
-        bytes = bytes.max(end);
         slots[i] = Slot::Temp { offset, len };
     }
-    Ok((slots, bytes))
+    Ok(slots)
 }

@@ -7,12 +7,12 @@
 
 use super::Shared;
 use super::limits::{CancelToken, Flag};
-use super::program::{Call, Program, Slot, is_own};
+use super::program::{Call, Program};
 use crate::array::Array;
 use crate::env::AsArrayRef;
 use crate::error::{Error, Result};
 use crate::layout::overlap;
-use crate::view::{Arena, ArrayMut, ArrayRef, Frame, Memory};
+use crate::view::{ArrayMut, ArrayRef, Ended, Fit, Overlap};
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_cpu::RunOptions;
 use smallvec::SmallVec;
@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 pub type Results = SmallVec<[Array; 1]>;
 
 /// Evaluates a program into new arrays.
+#[inline]
 pub(crate) fn run(
     shared: &Shared,
     program: &Program,
@@ -28,39 +29,51 @@ pub(crate) fn run(
     token: Option<&CancelToken>,
 ) -> Result<Results> {
     let flag = Flag::new(token, shared.limits.time);
-    let call = program.call(shared, inputs, None)?;
-    let mut results = Results::new();
-    for (dtype, place) in &call.outputs {
-        results.push(Array::uninitialized_at(*dtype, place.clone())?);
-    }
-    let outputs: SmallVec<[ArrayMut<'_>; 2]> = results.iter_mut().map(Array::view_mut).collect();
-    steps(shared, &call, inputs, outputs, &flag).map_err(|e| e.with_text(program.text.as_ref()))?;
-    Ok(results)
+    let results = program.with_call(shared, inputs, None, |call, fit| steps(shared, call, fit, &flag));
+    results.map_err(|error| error.with_text(program.text.as_ref()))
 }
 
-/// Evaluates a program into arrays of the caller.
+/// Evaluates a program into arrays of the caller. If a call for these inputs is known it is tried first.
+#[inline]
 pub(crate) fn run_into(
     shared: &Shared,
     program: &Program,
+    known: Option<&Call>,
     inputs: &[&ArrayRef<'_>],
-    outputs: SmallVec<[ArrayMut<'_>; 2]>,
+    outputs: &mut [ArrayMut<'_>],
     token: Option<&CancelToken>,
 ) -> Result<()> {
     let flag = Flag::new(token, shared.limits.time);
-    let call = program.call(shared, inputs, Some(&outputs))?;
-    let spans: SmallVec<[_; 2]> = outputs.iter().map(ArrayMut::span).collect();
-    for (i, span) in spans.iter().enumerate() {
-        if spans[..i].iter().any(|other| overlap(span, other)) {
-            return Err(Diagnostic::new(Code::Output, "two outputs share memory")
-                .why("the second would overwrite the first")
-                .into());
+    let into = |call: &Call, fit: Fit<'_, '_>| match fit.overlap() {
+        Overlap::Apart | Overlap::InPlace => steps(shared, call, fit, &flag).map(|_| true),
+        Overlap::Inputs => Ok(false),
+        Overlap::Outputs => {
+            let error = Diagnostic::new(Code::Output, "two outputs share memory");
+            Err(error.why("the second would overwrite the first").into())
         }
+    };
+    let done = match known.and_then(|call| Some((call, call.steps.fit(inputs, Some(&mut *outputs))?))) {
+        Some((call, fit)) => into(call, fit),
+        None => program.with_call(shared, inputs, Some(&mut *outputs), into),
+    };
+    match done {
+        Ok(true) => Ok(()),
+        Ok(false) => run_with_copies(shared, program, inputs, outputs, &flag),
+        Err(error) => Err(error),
     }
-    let shares = |input: &ArrayRef<'_>| spans.iter().any(|span| overlap(span, &input.span()));
-    let in_text = |error: Error| error.with_text(program.text.as_ref());
-    if !inputs.iter().any(|input| shares(input)) || runs_in_place(&call, inputs, &outputs) {
-        return steps(shared, &call, inputs, outputs, &flag).map_err(in_text);
-    }
+    .map_err(|error| error.with_text(program.text.as_ref()))
+}
+
+/// Evaluates a program into arrays of the caller, with copies of the inputs that share memory with them.
+#[cold]
+fn run_with_copies(
+    shared: &Shared,
+    program: &Program,
+    inputs: &[&ArrayRef<'_>],
+    outputs: &mut [ArrayMut<'_>],
+    flag: &Flag<'_>,
+) -> Result<()> {
+    let shares = |input: &ArrayRef<'_>| outputs.iter().any(|output| overlap(&output.span(), &input.span()));
     let copies: SmallVec<[Option<Array>; 3]> =
         inputs.iter().map(|i| shares(i).then(|| Array::copy_of(*i)).transpose()).collect::<Result<_>>()?;
     let views: SmallVec<[ArrayRef<'_>; 3]> = inputs
@@ -68,76 +81,21 @@ pub(crate) fn run_into(
         .zip(&copies)
         .map(|(input, copy)| copy.as_ref().map_or_else(|| (*input).clone(), AsArrayRef::as_array_ref))
         .collect();
-    let inputs: SmallVec<[&ArrayRef<'_>; 3]> = views.iter().collect();
-    let call = program.call(shared, &inputs, Some(&outputs))?;
-    steps(shared, &call, &inputs, outputs, &flag).map_err(in_text)
+    let inputs: SmallVec<[&ArrayRef<'_>; 8]> = views.iter().collect();
+    program.with_call(shared, &inputs, Some(outputs), |call, fit| steps(shared, call, fit, flag).map(|_| ()))
 }
 
-/// True if the call is one kernel that reads each element where it writes it, if it reads what is written at all.
-fn runs_in_place(call: &Call, inputs: &[&ArrayRef<'_>], outputs: &[ArrayMut<'_>]) -> bool {
-    let copies_results = (0..outputs.len()).any(|n| !is_own(&call.variant.plan, n));
-    let [(kernel, step)] = call.steps.as_slice() else { return false };
-    !copies_results
-        && step.runs_in_place(kernel, |buffer| match call.buffers[buffer.index()] {
-            Slot::Input(n) => inputs[n as usize].first(),
-            Slot::Output(n) => outputs[n as usize].as_ref().first(),
-            Slot::Temp { .. } => None,
-        })
+#[inline]
+fn steps(shared: &Shared, call: &Call, fit: Fit<'_, '_>, flag: &Flag<'_>) -> Result<Results> {
+    let options = RunOptions { threads: shared.threads, cancel: flag.get() };
+    fit.run(&options, || !flag.is_set()).map_err(|ended| match ended {
+        Ended::Failed(error) => error,
+        Ended::Guard(n) => call.variant.plan.graph.guards[n].error.clone().into(),
+        Ended::Cancelled => stopped(flag),
+    })
 }
 
-/// Runs the steps of a call into outputs at its places, which share no memory with inputs unless it runs in place.
-pub(super) fn steps(
-    shared: &Shared,
-    call: &Call,
-    inputs: &[&ArrayRef<'_>],
-    mut outputs: SmallVec<[ArrayMut<'_>; 2]>,
-    flag: &Flag<'_>,
-) -> Result<()> {
-    let plan = &call.variant.plan;
-    let mut cells: SmallVec<[u64; 4]> = SmallVec::from_elem(0, inputs.len());
-    let mut memory = if call.arena_bytes > 0 { Some(Memory::uninit(call.arena_bytes)?) } else { None };
-    let arena = memory.as_mut().map(Arena::new);
-    {
-        // The plan has one buffer for each input and at most one for each output.
-        let twice = || Error::new(Code::Internal, "a plan with two buffers for one array");
-        let mut cells = cells.iter_mut();
-        let mut outputs: SmallVec<[Option<&mut ArrayMut<'_>>; 2]> = outputs.iter_mut().map(Some).collect();
-        let mut frame = Frame::new();
-        for slot in &call.buffers {
-            match *slot {
-                Slot::Input(n) => frame.push_input(inputs[n as usize], cells.next().ok_or_else(twice)?),
-                Slot::Output(n) => frame.push_output(outputs[n as usize].take().ok_or_else(twice)?.reborrow()),
-                Slot::Temp { offset, len } => match &arena {
-                    Some(arena) => frame.push_temp(arena, offset, len)?,
-                    None => return Err(Error::new(Code::Internal, "a temporary without memory")),
-                },
-            }
-        }
-        let options = RunOptions { threads: shared.threads, cancel: flag.get() };
-        for (_, step) in &call.steps {
-            if flag.is_set() {
-                return Err(stopped(flag));
-            }
-            frame.run(step, &options).map_err(|e| if e.code() == Code::Cancelled { stopped(flag) } else { e })?;
-        }
-        for (guard, buffer) in plan.graph.guards.iter().zip(&plan.guards) {
-            if frame.truth(*buffer) {
-                return Err(guard.error.clone().into());
-            }
-        }
-    }
-    // Outputs that are the same node were computed once.
-    for n in 0..outputs.len() {
-        if let Slot::Output(own) = call.buffers[plan.outputs[n].index()]
-            && own as usize != n
-        {
-            let (before, after) = outputs.split_at_mut(n);
-            after[0].copy_from(&before[own as usize].as_ref())?;
-        }
-    }
-    Ok(())
-}
-
+#[cold]
 fn stopped(flag: &Flag<'_>) -> Error {
     if flag.is_late() {
         return Diagnostic::new(Code::Cancelled, "the evaluation took too long").why("`Limits::time` is over").into();

@@ -49,9 +49,3 @@ __all__ = [
     "get_num_threads",
     "set_num_threads",
 ]
-
-for _class in (ArgumentError, Error, InternalError, LimitError, NoMemoryError, OutputError, ParseError, RangeError):
-    _class.__module__ = __name__
-for _class in (ShapeError, UnknownFunctionError, UnknownNameError):
-    _class.__module__ = __name__
-del _class

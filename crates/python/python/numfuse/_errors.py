@@ -13,9 +13,10 @@ class Error(Exception):
     """
 
     #: Which mistake it is: a code that never changes its meaning, such as ``"E0401"``.
-    code = "E0901"
+    code: str = "E0901"
 
-    def __str__(self):
+    def __str__(self) -> str:
+        # `KeyError` would quote the message.
         return str(self.args[0]) if self.args else ""
 
 
@@ -32,7 +33,7 @@ class UnknownFunctionError(Error, NameError, TypeError):
 
 
 class ArgumentError(Error, TypeError):
-    """An argument of a type that the operation does not take."""
+    """An operand or an argument that an operation, or a call, does not take."""
 
 
 class ShapeError(Error, ValueError):
@@ -40,7 +41,7 @@ class ShapeError(Error, ValueError):
 
 
 class RangeError(Error, OverflowError, ValueError):
-    """A number that does not fit the integers it meets, or that they cannot be raised to."""
+    """A number that does not fit the integers it meets, or a power that integers do not have."""
 
 
 class OutputError(Error, ValueError, TypeError):
@@ -57,3 +58,9 @@ class NoMemoryError(Error, MemoryError):
 
 class InternalError(Error, RuntimeError):
     """A bug in numfuse: please report it."""
+
+
+# What they are called in messages.
+for _class in (Error, *Error.__subclasses__()):
+    _class.__module__ = "numfuse"
+del _class

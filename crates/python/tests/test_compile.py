@@ -1,0 +1,77 @@
+"""`compile`: how its functions are called, and that they agree with `evaluate`."""
+
+import numpy as np
+import pytest
+
+import numfuse
+
+A, B = np.arange(4.0), np.array([4.0, 3.0, 2.0, 1.0])
+
+
+def test_arguments_by_name_and_in_order():
+    f = numfuse.compile("b - a*pi")
+    assert f.names == ("b", "a")
+    assert f.expr == "b - a*pi"
+    assert repr(f) == "numfuse.compile('b - a*pi')"
+    want = B - A * np.pi
+    for got in [f(B, A), f(B, a=A), f(a=A, b=B), f(**{"a": A, "b": B})]:
+        np.testing.assert_array_equal(got, want)
+    # A constant can be bound, but only by name.
+    np.testing.assert_array_equal(f(B, A, pi=2), B - A * 2)
+
+
+def test_wrong_arguments():
+    f = numfuse.compile("alpha + beta")
+    for call, part in [
+        (lambda: f(), "argument `alpha` is missing"),
+        (lambda: f(A), "argument `beta` is missing"),
+        (lambda: f(A, B, A), "3 arguments"),
+        (lambda: f(A, B, beta=A), "`beta` is given twice"),
+        (lambda: f(A, bta=A), "did you mean `beta`?"),
+        (lambda: f(A, beta=None), "input `beta` is a `NoneType`"),
+    ]:
+        with pytest.raises(TypeError) as error:
+            call()
+        assert part in str(error.value)
+        assert isinstance(error.value, numfuse.Error)
+
+
+def test_no_names():
+    f = numfuse.compile("1 + 1")
+    assert f.names == () and f() == 2
+    with pytest.raises(TypeError):
+        f(1)
+
+
+def test_a_name_called_out():
+    f = numfuse.compile("out + 1")
+    assert f(out=2) == 3
+
+
+def test_new_types_and_shapes():
+    f = numfuse.compile("a + b", threads=2)
+    for dtype in ["f4", "f8", "i4", "u1"]:
+        for shape in [(), (3,), (2, 3), (0,), (2, 1, 4)]:
+            a, b = np.ones(shape, dtype), np.ones(shape[-1:], dtype)
+            got = f(a, b)
+            np.testing.assert_array_equal(got, a + b)
+            assert got.dtype == np.dtype(dtype)
+
+
+def test_mistakes_are_found_at_once():
+    with pytest.raises(SyntaxError):
+        numfuse.compile("a +")
+    with pytest.raises(TypeError):
+        numfuse.compile(b"a")
+    with pytest.raises(TypeError):
+        numfuse.Function()
+
+
+def test_into_memory_of_the_caller():
+    f = numfuse.compile("a*2, sum(a)")
+    first, second = np.empty(8)[::-2], np.empty(())
+    got = f(A, out=(first, second))
+    assert got[0] is first and got[1] is second
+    np.testing.assert_array_equal(first, A * 2)
+    assert second == 6
+    assert f(A, out=None)[1] == 6
