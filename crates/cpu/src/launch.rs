@@ -16,9 +16,9 @@ mod pool;
 
 pub use buffer::{AlignedBuffer, BufferPool};
 
-use crate::{Error, Tier};
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;
+use crate::{Error, Tier};
 use numfuse_core::kernel::reduce;
 use numfuse_core::kernel::{Access, Inst, Kernel, Nest, Operand, Prim, Reduction, Role, StageKind};
 use numfuse_core::launch::{Launch, Layout};

@@ -1,9 +1,9 @@
-//! The CPU back end: a [`numfuse_core::kernel::Kernel`] becomes machine code by way of Cranelift, which runs on all
-//! cores. The results have the bits of [`numfuse_core::interp::run`], whatever the host, the vector width and the
-//! number of threads.
+//! The CPU back end: a [`numfuse_core::kernel::Kernel`] becomes machine code, which runs on all cores. There are two
+//! code generators: the wide tier for x86-64 hosts with AVX-512 or AVX2, and Cranelift for everything. The results have
+//! the bits of [`numfuse_core::interp::run`], whatever the code generator, the host, and the number of threads.
 //!
-//! In reading order: `clif` (kernel to Cranelift IR), [`jit`](MemoryStats) (code memory), [`launch`](Compiled::run)
-//! (threads and buffers).
+//! In reading order: `clif` (kernel to Cranelift IR), `wide` (kernel to wide vector code), [`jit`](MemoryStats) (code
+//! memory), [`launch`](Compiled::run) (threads and buffers).
 //!
 //! ```
 //! use numfuse_core::dtype::DType;
@@ -194,12 +194,6 @@ impl Compiler {
     fn wide_code(&self, kernel: &Kernel, analysis: &Analysis) -> Option<(Tier, Vec<u8>)> {
         let isa = self.shared.wide?;
         let code = wide::compile(kernel, analysis, isa);
-        if std::env::var_os("WIDE_DEBUG").is_some() {
-            match &code {
-                Err(reason) => eprintln!("{isa:?} refuses: {reason}"),
-                Ok(code) => std::fs::write("/tmp/wide.bin", code).unwrap(),
-            }
-        }
         let tier = if isa == wide::Isa::Avx512 { Tier::Avx512 } else { Tier::Avx2 };
         Some((tier, code.ok()?))
     }

@@ -23,8 +23,6 @@ mod memory;
 mod prim;
 mod program;
 mod rows;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use asm::Isa;
 
@@ -71,9 +69,6 @@ impl Isa {
 
 /// The machine code of a kernel; or why this tier has none.
 pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Vec<u8>, &'static str> {
-    if isa == Isa::Avx2 {
-        return Err("not yet");
-    }
     if kernel.insts.len() > INST_LIMIT {
         return Err("too many instructions");
     }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Code, Block, Case, Compilers, Mode, Rng, put, random_bits, special_bits};
+use common::{Block, Case, Code, Compilers, Mode, Rng, put, random_bits, special_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Builder, Level, Nest, Prim, Reducer, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout, Sizes, for_each_index};

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Code, Block, Case, Compilers, Mode, put, special_bits};
+use common::{Block, Case, Code, Compilers, Mode, put, special_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Builder, Kernel, Level, Nest, Prim, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Code, Block, Case, Compilers, Mode, put};
+use common::{Block, Case, Code, Compilers, Mode, put};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::rare::rare;
 use numfuse_core::kernel::{Builder, Level, Nest, Role, StageKind, Value};

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Code, Block, Case, Compilers, Mode, put};
+use common::{Block, Case, Code, Compilers, Mode, put};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Access, Builder, Kernel, Level, Nest, Reducer, Role, StageKind};
 use numfuse_core::launch::{Launch, Layout};
@@ -201,7 +201,16 @@ fn long_bodies_compile_and_run() {
     let mut case = Case { kernel, launch: line(n, &[8, 8]), memory, params: vec![] };
     case.prepare();
     let mode = Mode { code: Code::Cranelift, threads: 1, shared: false };
-    case.check(&Compilers::new(), &[mode, Mode { code: Code::Scalar, ..mode }, Mode { code: Code::Avx512, ..mode }, Mode { code: Code::Avx2, ..mode }], "a long body");
+    case.check(
+        &Compilers::new(),
+        &[
+            mode,
+            Mode { code: Code::Scalar, ..mode },
+            Mode { code: Code::Avx512, ..mode },
+            Mode { code: Code::Avx2, ..mode },
+        ],
+        "a long body",
+    );
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //! [`Asm::vector`] for any register length; the same opcode serves both encodings. Constants live in a pool behind the
 //! code and are addressed relative to it, so the code can be copied anywhere.
 //!
-//! Every form that the tier can emit is held against an independent decoder in `tests.rs`.
 
 /// The instruction sets that the tier knows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -275,11 +274,12 @@ impl Asm {
         at
     }
 
-    /// A constant of any bytes, at a multiple of 64.
+    /// A constant of up to 32 bytes, at a multiple of 32.
     pub fn table(&mut self, bytes: &[u8]) -> PoolAt {
-        let begin = self.pool.len().next_multiple_of(64);
+        let begin = self.pool.len().next_multiple_of(32);
         self.pool.resize(begin, 0);
         self.pool.extend_from_slice(bytes);
+        self.pool.resize(begin + 32, 0);
         PoolAt(begin as u32)
     }
 
@@ -319,6 +319,7 @@ impl Asm {
     // Integer instructions. All work on 64 bits unless they say otherwise.
 
     /// A legacy instruction with a ModRM byte; `opcode` with its escape bytes.
+    #[expect(clippy::too_many_arguments, reason = "these are the fields of the encoding")]
     fn legacy(&mut self, prefix: Option<u8>, opcode: &[u8], wide: bool, byte_reg: bool, reg: u8, rm: Rm, rest: usize) {
         self.code.extend(prefix);
         let (x, b) = high_bits(rm);
@@ -509,7 +510,17 @@ impl Asm {
     /// A vector instruction in the encoding of the instruction set. `vvvv` is the middle operand (0 if there is none);
     /// `memory` the bytes that the memory operand has, if there is one.
     #[expect(clippy::too_many_arguments, reason = "these are the fields of the encoding")]
-    pub fn vector(&mut self, op: Op, len: Len, reg: u8, vvvv: u8, rm: Rm, imm: Option<u8>, how: Masking, memory: usize) {
+    pub fn vector(
+        &mut self,
+        op: Op,
+        len: Len,
+        reg: u8,
+        vvvv: u8,
+        rm: Rm,
+        imm: Option<u8>,
+        how: Masking,
+        memory: usize,
+    ) {
         let rest = usize::from(imm.is_some());
         match self.isa {
             Isa::Avx2 => self.vex(op, len, reg, vvvv, rm, rest),

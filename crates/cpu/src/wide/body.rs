@@ -56,6 +56,8 @@ pub(super) struct Body<'g, 'k, 'p> {
     /// Elements of one copy.
     pub lanes: usize,
     pub copies: usize,
+    /// One copy is emitted after the other, which takes fewer registers.
+    pub sequential: bool,
     /// Only the lanes of mask register 1 exist.
     pub masked: bool,
     /// The first mask register that values may have: 0 means no mask.
@@ -94,6 +96,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             program,
             lanes: program.lanes,
             copies,
+            sequential: false,
             masked,
             first_mask: if masked { 2 } else { 1 },
             places: program.places.clone(),
@@ -119,7 +122,8 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     /// anything is emitted, outside the loop.
     pub fn pin_uniforms(&mut self) {
         let registers = usize::from(self.g.a.isa.registers());
-        let wanted = self.copies * self.program.max_live(self.g.a.isa) + self.carried.len() + 4;
+        let alive = if self.sequential { 1 } else { self.copies } * self.program.max_live(self.g.a.isa);
+        let wanted = alive + self.carried.len() + 4;
         let Some(room) = registers.checked_sub(wanted) else { return };
         let room = room.min(registers - 8);
         let mut candidates: Vec<(usize, NodeId)> = Vec::new();
@@ -193,9 +197,10 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         match bank {
             Bank::Vector => {
                 let all = self.temp();
-                let width = self.width(dtype);
-                let len = Len::of(self.program.lanes * width);
-                self.emit(super::memory::splat(width), len, all, 0, Operand::reg(reg), None);
+                // A bool's bytes are all the same.
+                let size = dtype.size();
+                let len = if dtype == DType::Bool { Len::L256 } else { Len::of(self.program.lanes * size) };
+                self.emit(super::memory::splat(size), len, all, 0, Operand::reg(reg), None);
                 self.g.store_slot(slot, all, len);
             }
             Bank::Mask => {
@@ -211,23 +216,10 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
 
     /// Emits all other nodes: the body of a loop, once.
     pub fn emit_nodes(&mut self) {
-        let mut parts = self.program.rare.iter().peekable();
-        for node in 0..self.program.nodes.len() as NodeId {
-            let i = node as usize;
-            if self.program.classes[i] == Class::Uniform {
-                continue;
-            }
-            self.at = node;
-            while let Some(part) = parts.next_if(|part| part.at == node) {
-                for copy in 0..self.copies {
-                    self.rare_part(copy, part);
-                }
-            }
-            let copies = if self.program.classes[i] == Class::Shared { 1 } else { self.copies };
-            for copy in 0..copies {
-                self.emit_node(copy, node);
-                self.finish_node(copy, node);
-            }
+        if self.sequential {
+            (0..self.copies).for_each(|copy| self.emit_copies(copy..copy + 1));
+        } else {
+            self.emit_copies(0..self.copies);
         }
         self.at = self.program.nodes.len() as NodeId;
         for n in 0..self.program.results.len() {
@@ -241,6 +233,28 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         // The next iteration begins as this one did.
         for var in &mut self.vars {
             var.reg = None;
+        }
+    }
+
+    /// Emits the nodes of some copies in turn. Shared nodes belong to the first.
+    fn emit_copies(&mut self, copies: std::ops::Range<usize>) {
+        let mut parts = self.program.rare.iter().peekable();
+        for node in 0..self.program.nodes.len() as NodeId {
+            let class = self.program.classes[node as usize];
+            if class == Class::Uniform || (class == Class::Shared && copies.start > 0) {
+                continue;
+            }
+            self.at = node;
+            while let Some(part) = parts.next_if(|part| part.at == node) {
+                for copy in copies.clone() {
+                    self.rare_part(copy, part);
+                }
+            }
+            let shared = copies.start..copies.start + 1;
+            for copy in if class == Class::Shared { shared } else { copies.clone() } {
+                self.emit_node(copy, node);
+                self.finish_node(copy, node);
+            }
         }
     }
 
@@ -380,10 +394,11 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         }
         let bytes = self.lanes * self.width(dtype);
         if var.pending {
-            if bytes >= 16 && dtype.size() == element {
-                if let Some((mem, _)) = self.unit_address(copy, node) {
-                    return Operand { rm: Rm::Mem(mem), broadcast: false, bytes };
-                }
+            if bytes >= 16
+                && dtype.size() == element
+                && let Some((mem, _)) = self.unit_address(copy, node)
+            {
+                return Operand { rm: Rm::Mem(mem), broadcast: false, bytes };
             }
         } else if let Some(slot) = var.slot {
             return Operand { rm: Rm::Mem(slot.mem()), broadcast: false, bytes: self.len(dtype).bytes() };
@@ -428,10 +443,10 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
 
     /// Gives the register of an operand that is not used again to the result of the node at hand.
     pub fn take_over(&mut self, copy: usize, operand: NodeId, node: NodeId) -> Option<u8> {
-        if let (What::Carried(n), Some(m)) = (self.program.nodes[operand as usize].what, self.replaces(node)) {
-            if n as usize == m {
-                return Some(self.define(copy, node));
-            }
+        if let (What::Carried(n), Some(m)) = (self.program.nodes[operand as usize].what, self.replaces(node))
+            && n as usize == m
+        {
+            return Some(self.define(copy, node));
         }
         if self.replaces(node).is_some() || !self.dies(operand, node) {
             return None;
@@ -529,7 +544,8 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         if let Some(reg) = (0..registers).find(|r| busy >> r & 1 == 0 && self.regs[*r as usize].is_none()) {
             return reg;
         }
-        let victim = (0..registers).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.distance(self.regs[*r as usize]));
+        let victim =
+            (0..registers).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.distance(self.regs[*r as usize]));
         let Some(reg) = victim else {
             self.g.refuse("a node needs more registers than there are");
             return 0;
@@ -671,7 +687,18 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     }
 
     /// Emits an instruction for the lanes of a mask; other lanes become zero, or stay.
-    pub fn emit_masked(&mut self, op: Op, len: Len, to: u8, first: u8, last: Operand, imm: Option<u8>, mask: u8, zero: bool) {
+    #[expect(clippy::too_many_arguments, reason = "these are the fields of the encoding")]
+    pub fn emit_masked(
+        &mut self,
+        op: Op,
+        len: Len,
+        to: u8,
+        first: u8,
+        last: Operand,
+        imm: Option<u8>,
+        mask: u8,
+        zero: bool,
+    ) {
         let how = Masking { broadcast: last.broadcast, mask, zero };
         self.g.a.vector(op, len, to, first, last.rm, imm, how, last.bytes);
     }
@@ -740,7 +767,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         self.g.a.jump_if(Cond::Equal, skip);
         let saved = self.save_registers();
         // Now every register that is not reserved is free, until they are loaded again.
-        let held = (std::mem::replace(&mut self.regs, [None; 32]), std::mem::replace(&mut self.masks, [None; 8]));
+        let held = (std::mem::take(&mut self.regs), std::mem::take(&mut self.masks));
         let mut places = part.program.places.clone();
         for (place, input) in places.iter_mut().zip(&part.inputs) {
             let index = self.index(copy, *input);
@@ -797,7 +824,8 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
 
     /// Writes everything that is in registers to memory.
     fn save_registers(&mut self) -> Vec<Saved> {
-        let vectors = (0..32u8).filter(|r| self.reserved >> r & 1 == 0).filter_map(|r| Some((r, self.regs[usize::from(r)]?)));
+        let vectors =
+            (0..32u8).filter(|r| self.reserved >> r & 1 == 0).filter_map(|r| Some((r, self.regs[usize::from(r)]?)));
         let vectors: SmallVec<[_; 32]> = vectors.map(|(r, holder)| (Bank::Vector, r, holder)).collect();
         let masks = (0..8u8).filter_map(|r| Some((Bank::Mask, r, self.masks[usize::from(r)]?)));
         let all: SmallVec<[_; 32]> = vectors.into_iter().chain(masks).collect();

@@ -1,8 +1,8 @@
 //! Conversions. Floats to integers saturate and NaN gives 0, which the hardware does in part only.
 
-use super::asm::{Isa, Len, Op, op};
+use super::asm::{Isa, Op, op};
 use super::body::{Body, Operand};
-use super::memory::{LOAD, masked_move};
+use super::memory::masked_move;
 use super::prim::{XOR_D, bitwise, float, immediate_shift};
 use super::program::NodeId;
 use numfuse_core::dtype::DType;
@@ -211,7 +211,8 @@ impl Body<'_, '_, '_> {
         }
         // Too little and too much become the least integer, and so does NaN.
         let (too_much, is_nan) = (self.mask_temp(), self.mask_temp());
-        let limit = Literal::from_f64(from, if to == DType::I64 { 9_223_372_036_854_775_808.0 } else { 2_147_483_648.0 });
+        let limit =
+            Literal::from_f64(from, if to == DType::I64 { 9_223_372_036_854_775_808.0 } else { 2_147_483_648.0 });
         let limit = self.bits_operand(limit.bits(), from.size());
         self.emit(float(0xc2, from), from_len, too_much, x, limit, Some(GREATER_EQUAL));
         self.emit(float(0xc2, from), from_len, is_nan, x, Operand::reg(x), Some(UNORDERED));
@@ -281,14 +282,5 @@ impl Body<'_, '_, '_> {
         self.emit(op(2, 1, 0x5b, false), len, cleared, 0, Operand::reg(cleared), None);
         let result = self.define(copy, node);
         self.emit(XOR_D, len, result, cleared, Operand::reg(too_much), None);
-    }
-
-    /// Loads a vector constant's lanes into a temporary.
-    pub(super) fn table(&mut self, bytes: &[u8], len: Len) -> u8 {
-        let at = self.g.a.table(bytes);
-        let reg = self.temp();
-        let operand = Operand { rm: super::asm::Rm::Pool(at), broadcast: false, bytes: len.bytes() };
-        self.emit(LOAD, len, reg, 0, operand, None);
-        reg
     }
 }

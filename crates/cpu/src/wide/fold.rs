@@ -163,7 +163,7 @@ fn carried_program(g: &mut Gen<'_>, stage: usize, folds: &[Fold]) -> Option<(Pro
     let program = program.finish(g);
     let copies = folds[0].lanes / program.lanes;
     let registers = usize::from(g.a.isa.registers());
-    let live = copies * (program.max_live(g.a.isa) + program.results.len());
+    let live = copies * program.results.len() + program.max_live(g.a.isa);
     let fits = copies * program.lanes == folds[0].lanes && live + 4 <= registers;
     (fits && copies * program.varying() <= CARRIED_NODES).then_some((program, copies))
 }
@@ -221,6 +221,7 @@ fn carried_leaf(
     g.a.alu(Alu::Add, RCX, RAX);
     g.a.store(stop.mem(), RCX);
     let mut body = Body::new(g, program, homes, copies, false);
+    body.sequential = true;
     body.reserve_carried();
     let components: Vec<(&Fold, usize)> = folds.iter().flat_map(|f| (0..f.init.len()).map(move |c| (f, c))).collect();
     for (n, (fold, c)) in components.iter().enumerate() {
@@ -505,4 +506,3 @@ pub(super) fn merge_leaves(g: &mut Gen<'_>, stage: usize) {
     g.a.jump(round);
     g.a.bind(exit);
 }
-

@@ -4,9 +4,7 @@
 //! the lanes of mask register 1 exist: the others are neither read nor written. Strided elements are gathered one by
 //! one; in a masked body through a buffer, by a loop over those that exist.
 
-use super::asm::{
-    Alu, Cond, Isa, Len, Mem, Op, PLAIN, R11, R15, RAX, RCX, RDX, RSP, Rm, Shift, op, op_w,
-};
+use super::asm::{Alu, Cond, Isa, Len, Mem, Op, PLAIN, R11, R15, RAX, RCX, RDX, RSP, Rm, Shift, op, op_w};
 use super::body::{Body, Operand};
 use super::program::{NodeId, PlaceId, Slot, Step, What};
 use super::{Gen, LANE_MASK, SCRATCH_MASK};
@@ -210,14 +208,26 @@ impl Body<'_, '_, '_> {
             What::High(lane) => self.high(copy, node, lane),
             What::Below(slot) => {
                 self.g.a.load(RCX, slot.mem());
-                if self.g.a.isa == Isa::Avx2 {
-                    return self.g.refuse("lanes below a number");
+                let to = self.define(copy, node);
+                match self.g.a.isa {
+                    Isa::Avx512 => self.g.mask_below_rcx(to),
+                    Isa::Avx2 => self.mask_below_rcx(to),
                 }
-                let mask = self.define(copy, node);
-                self.g.mask_below_rcx(mask);
             }
             _ => self.g.refuse("not a memory node"),
         }
+    }
+
+    /// Sets as many lanes of a bool as RCX says, up to 64 (AVX2).
+    fn mask_below_rcx(&mut self, to: u8) {
+        let width = self.mask_width();
+        let len = self.len_of(width);
+        let numbers: Vec<u8> = (0..self.lanes).flat_map(|lane| lane.to_le_bytes().into_iter().take(width)).collect();
+        let at = self.g.a.table(&numbers);
+        self.emit(op_w(1, 1, 0x6e, true), Len::L128, to, 0, Operand::reg(RCX.0), None);
+        self.emit(splat(width), len, to, 0, Operand::reg(to), None);
+        let lanes = Operand { rm: Rm::Pool(at), broadcast: false, bytes: len.bytes() };
+        self.emit(super::prim::greater(width), len, to, to, lanes, None);
     }
 
     /// The element at an address, for all lanes.
@@ -409,11 +419,31 @@ impl Body<'_, '_, '_> {
             return self.load_strided(copy, place, reg);
         };
         if self.masked && indexed {
-            let len = Len::of(bytes);
-            let operand = memory(mem, len.bytes());
-            return self.emit_masked(masked_load(size), len, reg, 0, operand, None, LANE_MASK, true);
+            return match self.g.a.isa {
+                Isa::Avx512 => self.load_masked(reg, mem, size),
+                Isa::Avx2 => {
+                    self.g.a.lea(RCX, mem);
+                    self.g.a.mov_imm(RDX, size as i64);
+                    self.load_through_buffer(reg, size);
+                }
+            };
         }
         self.load_bytes(reg, mem, bytes);
+    }
+
+    /// Loads those elements that exist; zeros for the others.
+    fn load_masked(&mut self, reg: u8, mem: Mem, size: usize) {
+        let len = self.len_of(size);
+        let operand = memory(mem, len.bytes());
+        self.emit_masked(masked_load(size), len, reg, 0, operand, None, LANE_MASK, true);
+    }
+
+    /// Loads those of the elements at RCX, RDX bytes apart, that exist; anything for the others.
+    fn load_through_buffer(&mut self, reg: u8, size: usize) {
+        let buffer = self.g.strided_buffer();
+        self.copy_strided(buffer, size, true);
+        let len = self.len_of(size);
+        self.g.load_slot(reg, buffer, len);
     }
 
     fn load_bytes(&mut self, reg: u8, mem: Mem, bytes: usize) {
@@ -447,8 +477,19 @@ impl Body<'_, '_, '_> {
         };
         if self.masked && indexed {
             let len = Len::of(bytes);
-            let operand = memory(mem, len.bytes());
-            return self.emit_masked(masked_store(size), len, reg, 0, operand, None, LANE_MASK, false);
+            return match self.g.a.isa {
+                Isa::Avx512 => {
+                    let operand = memory(mem, len.bytes());
+                    self.emit_masked(masked_store(size), len, reg, 0, operand, None, LANE_MASK, false);
+                }
+                Isa::Avx2 => {
+                    let buffer = self.g.strided_buffer();
+                    self.g.store_slot(buffer, reg, len);
+                    self.g.a.lea(RCX, mem);
+                    self.g.a.mov_imm(RDX, size as i64);
+                    self.copy_strided(buffer, size, false);
+                }
+            };
         }
         self.store_bytes(reg, mem, bytes);
     }
@@ -501,11 +542,7 @@ impl Body<'_, '_, '_> {
         let bytes = self.lanes * size;
         self.strided_start(copy, place);
         if self.masked {
-            let buffer = self.g.strided_buffer();
-            self.copy_strided(buffer, size, true);
-            let len = Len::of(bytes);
-            let operand = memory(buffer.mem(), len.bytes());
-            return self.emit_masked(masked_load(size), len, reg, 0, operand, None, LANE_MASK, true);
+            return self.load_through_buffer(reg, size);
         }
         let per_part = 16 / size;
         let part = if bytes > 16 { self.temp() } else { reg };
@@ -535,7 +572,7 @@ impl Body<'_, '_, '_> {
         let bytes = self.lanes * size;
         if self.masked {
             let buffer = self.g.strided_buffer();
-            self.store_bytes(reg, buffer.mem(), bytes.max(16));
+            self.g.store_slot(buffer, reg, Len::of(bytes));
             self.strided_start(copy, place);
             return self.copy_strided(buffer, size, false);
         }

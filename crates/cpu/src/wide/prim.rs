@@ -202,7 +202,9 @@ impl Body<'_, '_, '_> {
         let to = self.define_apart(copy, node);
         match (addend.rm, addend.broadcast) {
             (super::asm::Rm::Reg(r), _) => self.move_vector(to, r, dtype),
-            (_, true) => self.emit(super::memory::splat(size), len, to, 0, Operand { broadcast: false, ..addend }, None),
+            (_, true) => {
+                self.emit(super::memory::splat(size), len, to, 0, Operand { broadcast: false, ..addend }, None)
+            }
             _ => self.emit(super::memory::LOAD, len, to, 0, addend, None),
         }
         self.emit(form(0xb8), len, to, first, last, None);
@@ -316,7 +318,14 @@ impl Body<'_, '_, '_> {
         let (mut first, mut last) = (self.reg(copy, x), self.reg(copy, y));
         if matches!(prim, Prim::Lt | Prim::Le) && !dtype.is_signed() {
             // With the sign bits flipped, the order of signed integers is that of unsigned ones.
-            let sign = (1u64 << (8 * size - 1)) * if size == 1 { 0x0101_0101 } else if size == 2 { 0x1_0001 } else { 1 };
+            let sign = (1u64 << (8 * size - 1))
+                * if size == 1 {
+                    0x0101_0101
+                } else if size == 2 {
+                    0x1_0001
+                } else {
+                    1
+                };
             for r in [&mut first, &mut last] {
                 let flipped = self.temp();
                 let bits = self.bits_operand(sign, bitwise_element(size));
@@ -404,7 +413,13 @@ impl Body<'_, '_, '_> {
         match size {
             1 if avx512 => self.shift_bytes(copy, node, prim == Prim::Shl, arithmetic),
             2 if avx512 => {
-                let opcode = if prim == Prim::Shl { 0x12 } else if arithmetic { 0x11 } else { 0x10 };
+                let opcode = if prim == Prim::Shl {
+                    0x12
+                } else if arithmetic {
+                    0x11
+                } else {
+                    0x10
+                };
                 self.binary(copy, node, op(1, 2, opcode, true), size, false);
             }
             4 | 8 if !arithmetic || size == 4 || avx512 => {
@@ -419,7 +434,18 @@ impl Body<'_, '_, '_> {
         let len = self.len(DType::I8);
         let (x, count) = (self.reg(copy, self.arg(node, 0)), self.reg(copy, self.arg(node, 1)));
         let (low, low_count, high, high_count) = (self.temp(), self.temp(), self.temp(), self.temp());
-        let by = op(1, 2, if left { 0x12 } else if arithmetic { 0x11 } else { 0x10 }, true);
+        let by = op(
+            1,
+            2,
+            if left {
+                0x12
+            } else if arithmetic {
+                0x11
+            } else {
+                0x10
+            },
+            true,
+        );
         let words = op(1, 1, 0x71, false);
         let (down, up) = (2, 6);
         let low_bytes = self.bits_operand(0x00ff_00ff, 4);
@@ -495,7 +521,7 @@ const fn integer_sub(size: usize) -> Op {
 }
 
 /// Signed `x > y` (AVX2).
-const fn greater(size: usize) -> Op {
+pub(super) const fn greater(size: usize) -> Op {
     match size {
         1 => op(1, 1, 0x64, false),
         2 => op(1, 1, 0x65, false),

@@ -40,7 +40,9 @@ pub(super) enum What {
     /// An integer in a stack slot, as the node's dtype.
     Int(Slot),
     /// How many elements a lane of a leaf has folded, this one included; the leaf has `1 << shift` lanes.
-    Count { shift: u8 },
+    Count {
+        shift: u8,
+    },
     /// The argument's lanes from this one on, moved to the beginning.
     High(u8),
     /// A bool: true for the lanes below the integer in a stack slot.
@@ -276,11 +278,15 @@ impl Program {
         let (mut live, mut most) = (0usize, 0);
         for (i, node) in self.nodes.iter().enumerate() {
             let mask = isa == Isa::Avx512 && node.dtype == DType::Bool;
-            if self.classes[i] != Class::Uniform && !mask {
-                if let Some(last) = self.last_use(i as NodeId) {
-                    live += 1;
-                    ends[last as usize] += 1;
-                }
+            // Carried values have registers of their own, which the values that replace them take.
+            let carried = matches!(node.what, What::Carried(_)) || self.results.contains(&(i as NodeId));
+            if self.classes[i] != Class::Uniform
+                && !mask
+                && !carried
+                && let Some(last) = self.last_use(i as NodeId)
+            {
+                live += 1;
+                ends[last as usize] += 1;
             }
             most = most.max(live);
             live -= ends[i].min(live);
