@@ -1,4 +1,4 @@
-//! Times kernels of the CPU back end: `cargo bench -p numfuse-cpu [-- FILTER]`. For each kernel and size it prints the
+//! Times kernels of the CPU back end: `cargo bench -p numfuse-cpu [-- FILTER] [--tier=cranelift]`. For each kernel and size it prints the
 //! least and the median nanoseconds an element, on one thread and on all, and the microseconds that it takes to compile.
 //! `rust` rows are hand-written loops, to compare with.
 
@@ -6,7 +6,7 @@ use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Builder, Kernel, Level, Nest, Reducer, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
 use numfuse_core::math;
-use numfuse_cpu::{AlignedBuffer, Compiler, Options, RunOptions};
+use numfuse_cpu::{AlignedBuffer, Compiler, Options, RunOptions, Tier};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -184,6 +184,13 @@ fn input(dtype: DType, n: usize) -> AlignedBuffer {
     buffer
 }
 
+/// The code generator asked for by `--tier=NAME`, else the best one.
+fn tier() -> Tier {
+    let asked = std::env::args().find_map(|a| a.strip_prefix("--tier=").map(str::to_owned));
+    let all = [Tier::Widest, Tier::Avx512, Tier::Avx2, Tier::Cranelift];
+    all.into_iter().find(|tier| Some(tier.name()) == asked.as_deref()).unwrap_or_default()
+}
+
 fn measure(name: &str, kernel: Kernel, shapes: &[Shape]) {
     measure_with(name, kernel, shapes, false);
 }
@@ -198,7 +205,7 @@ fn measure_with(name: &str, mut kernel: Kernel, shapes: &[Shape], transposed: bo
     if filter.is_some_and(|f| !name.contains(&f)) {
         return;
     }
-    let options = Options { verifier: false, ..Options::default() };
+    let options = Options { verifier: false, tier: tier(), ..Options::default() };
     let compiler = Compiler::new(options).expect("this host has a code generator");
     for shape in shapes {
         let launch = launch(&mut kernel, *shape, transposed);

@@ -18,9 +18,9 @@ mod pool;
 pub use buffer::{AlignedBuffer, BufferPool};
 pub use fork::forks;
 
-use crate::Error;
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;
+use crate::{Error, Tier};
 use numfuse_core::kernel::reduce;
 use numfuse_core::kernel::{Access, Inst, Kernel, Nest, Operand, Prim, Reduction, Role, StageKind};
 use numfuse_core::launch::{Launch, Layout};
@@ -53,6 +53,7 @@ impl Default for RunOptions<'_> {
 #[derive(Debug)]
 pub struct Compiled {
     code: CodeBlock,
+    tier: Tier,
     nest: Nest,
     operands: Vec<Operand>,
     params: usize,
@@ -128,7 +129,7 @@ struct Run<'a> {
 unsafe impl Sync for Run<'_> {}
 
 impl Compiled {
-    pub(crate) fn new(kernel: &Kernel, analysis: Analysis, code: CodeBlock) -> Compiled {
+    pub(crate) fn new(kernel: &Kernel, analysis: Analysis, code: CodeBlock, tier: Tier) -> Compiled {
         let stages = kernel
             .stages
             .iter()
@@ -147,6 +148,7 @@ impl Compiled {
         let cost = estimate(kernel);
         Compiled {
             code,
+            tier,
             nest: kernel.nest,
             operands: kernel.operands.clone(),
             params: kernel.params.len(),
@@ -155,6 +157,11 @@ impl Compiled {
             analysis,
             cost,
         }
+    }
+
+    /// The code generator that made the code.
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     /// Bytes of machine code.

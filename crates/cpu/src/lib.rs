@@ -1,9 +1,9 @@
-//! The CPU back end: a [`numfuse_core::kernel::Kernel`] becomes machine code by way of Cranelift, which runs on all
-//! cores. The results have the bits of [`numfuse_core::interp::run`], whatever the host, the vector width and the
-//! number of threads.
+//! The CPU back end: a [`numfuse_core::kernel::Kernel`] becomes machine code, which runs on all cores. There are two
+//! code generators: the wide tier for x86-64 hosts with AVX-512 or AVX2, and Cranelift for everything. The results have
+//! the bits of [`numfuse_core::interp::run`], whatever the code generator, the host, and the number of threads.
 //!
-//! In reading order: `clif` (kernel to Cranelift IR), [`jit`](MemoryStats) (code memory), [`launch`](Compiled::run)
-//! (threads and buffers).
+//! In reading order: `clif` (kernel to Cranelift IR), `wide` (kernel to wide vector code), [`jit`](MemoryStats) (code
+//! memory), [`launch`](Compiled::run) (threads and buffers).
 //!
 //! ```
 //! use numfuse_core::dtype::DType;
@@ -27,6 +27,7 @@ mod clif;
 mod jit;
 #[allow(unsafe_code, reason = "compiled code is called and memory is allocated here")]
 mod launch;
+mod wide;
 
 pub use jit::MemoryStats;
 pub use launch::{AlignedBuffer, BufferPool, Compiled, Prepared, RunOptions, forks};
@@ -74,11 +75,51 @@ pub struct Options {
     pub host_features: bool,
     /// Let Cranelift verify the IR that it is given.
     pub verifier: bool,
+    /// Which code generator makes the code.
+    pub tier: Tier,
+}
+
+/// A code generator. All of them give the same bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum Tier {
+    /// The widest vectors that the host has; Cranelift where there are none, or a kernel is not for them.
+    #[default]
+    Widest,
+    /// AVX-512, else Cranelift.
+    Avx512,
+    /// AVX2, else Cranelift.
+    Avx2,
+    /// Cranelift, with 128-bit vectors, on every host.
+    Cranelift,
+}
+
+impl Tier {
+    /// The name in `explain`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Tier::Widest => "widest",
+            Tier::Avx512 => "avx512",
+            Tier::Avx2 => "avx2",
+            Tier::Cranelift => "cranelift",
+        }
+    }
+
+    /// The instruction set of the wide tier that this asks for, if the host has it.
+    fn isa(self) -> Option<wide::Isa> {
+        let host = wide::Isa::host()?;
+        match self {
+            Tier::Widest => Some(host),
+            Tier::Avx512 => Some(wide::Isa::Avx512).filter(|_| host == wide::Isa::Avx512),
+            Tier::Avx2 => Some(wide::Isa::Avx2),
+            Tier::Cranelift => None,
+        }
+    }
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { vectorize: true, host_features: true, verifier: cfg!(debug_assertions) }
+        Options { vectorize: true, host_features: true, verifier: cfg!(debug_assertions), tier: Tier::Widest }
     }
 }
 
@@ -93,6 +134,8 @@ struct Shared {
     /// For long bodies: compiles in half the time, to code that is somewhat slower.
     quick: OwnedTargetIsa,
     target: Target,
+    /// The wide tier's instruction set, if it is used.
+    wide: Option<wide::Isa>,
 }
 
 /// A kernel with more instructions than this is compiled by the single-pass register allocator.
@@ -112,14 +155,22 @@ impl Compiler {
         let isa = isa_for(options, "backtracking")?;
         let quick = isa_for(options, "single_pass")?;
         let target = Target::new(&*isa, options.vectorize);
-        Ok(Compiler { shared: Arc::new(Shared { isa, quick, target }) })
+        let wide = options.tier.isa().filter(|_| options.vectorize && options.host_features);
+        Ok(Compiler { shared: Arc::new(Shared { isa, quick, target, wide }) })
     }
 
     /// Compiles a kernel. Its operands' accesses must be those of the launches it will run.
     pub fn compile(&self, kernel: &Kernel) -> Result<Compiled, Error> {
+        check(kernel)?;
         let analysis = Analysis::new(kernel);
-        let block = self.generate(kernel, &analysis, false, |code, _| jit::CodeBlock::publish(code))?;
-        Ok(Compiled::new(kernel, analysis, block))
+        let (tier, block) = match self.wide_code(kernel, &analysis) {
+            Some((tier, code)) => (tier, jit::CodeBlock::publish(&code)?),
+            None => {
+                let block = self.generate(kernel, &analysis, false, |code, _| jit::CodeBlock::publish(code))?;
+                (Tier::Cranelift, block)
+            }
+        };
+        Ok(Compiled::new(kernel, analysis, block, tier))
     }
 
     /// The Cranelift IR of a kernel, as text.
@@ -137,6 +188,14 @@ impl Compiler {
     pub fn disassemble(&self, kernel: &Kernel) -> Result<String, Error> {
         let analysis = Analysis::new(kernel);
         self.generate(kernel, &analysis, true, |_, text| Ok(text.to_owned()))
+    }
+
+    /// The code of the wide tier, if that is used and has some for the kernel, which verifies.
+    fn wide_code(&self, kernel: &Kernel, analysis: &Analysis) -> Option<(Tier, Vec<u8>)> {
+        let isa = self.shared.wide?;
+        let code = wide::compile(kernel, analysis, isa);
+        let tier = if isa == wide::Isa::Avx512 { Tier::Avx512 } else { Tier::Avx2 };
+        Some((tier, code.ok()?))
     }
 
     /// The code memory of this process.

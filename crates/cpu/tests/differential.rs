@@ -3,18 +3,20 @@
 
 mod common;
 
-use common::{Block, Case, Compilers, Mode, Rng, put, random_bits, special_bits};
+use common::{Block, Case, Code, Compilers, Mode, Rng, put, random_bits, special_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Builder, Level, Nest, Prim, Reducer, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout, Sizes, for_each_index};
 use numfuse_core::literal::Literal;
 
-const MODES: [Mode; 5] = [
-    Mode { vectorize: true, host_features: true, threads: 1, shared: false },
-    Mode { vectorize: true, host_features: true, threads: 3, shared: true },
-    Mode { vectorize: false, host_features: true, threads: 1, shared: false },
-    Mode { vectorize: false, host_features: true, threads: 3, shared: true },
-    Mode { vectorize: true, host_features: false, threads: 1, shared: true },
+const MODES: [Mode; 7] = [
+    Mode { code: Code::Avx512, threads: 1, shared: false },
+    Mode { code: Code::Avx2, threads: 1, shared: false },
+    Mode { code: Code::Cranelift, threads: 1, shared: false },
+    Mode { code: Code::Cranelift, threads: 3, shared: true },
+    Mode { code: Code::Scalar, threads: 1, shared: false },
+    Mode { code: Code::Scalar, threads: 3, shared: true },
+    Mode { code: Code::Baseline, threads: 1, shared: true },
 ];
 
 /// Which groups of dimensions an operand varies along.

@@ -2,16 +2,18 @@
 
 mod common;
 
-use common::{Block, Case, Compilers, Mode, put, special_bits};
+use common::{Block, Case, Code, Compilers, Mode, put, special_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Builder, Kernel, Level, Nest, Prim, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
 use numfuse_core::literal::Literal;
 
-const MODES: [Mode; 3] = [
-    Mode { vectorize: true, host_features: true, threads: 1, shared: false },
-    Mode { vectorize: false, host_features: true, threads: 1, shared: false },
-    Mode { vectorize: true, host_features: false, threads: 1, shared: false },
+const MODES: [Mode; 5] = [
+    Mode { code: Code::Avx512, threads: 1, shared: false },
+    Mode { code: Code::Avx2, threads: 1, shared: false },
+    Mode { code: Code::Cranelift, threads: 1, shared: false },
+    Mode { code: Code::Scalar, threads: 1, shared: false },
+    Mode { code: Code::Baseline, threads: 1, shared: false },
 ];
 
 /// The dtypes of the operands and the result for each form of a primitive.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Block, Case, Compilers, Mode, put};
+use common::{Block, Case, Code, Compilers, Mode, put};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::rare::rare;
 use numfuse_core::kernel::{Builder, Level, Nest, Role, StageKind, Value};
@@ -10,10 +10,12 @@ use numfuse_core::launch::{Launch, Layout};
 use numfuse_core::literal::Literal;
 use numfuse_core::math;
 
-const MODES: [Mode; 3] = [
-    Mode { vectorize: true, host_features: true, threads: 1, shared: false },
-    Mode { vectorize: false, host_features: true, threads: 1, shared: false },
-    Mode { vectorize: true, host_features: false, threads: 1, shared: false },
+const MODES: [Mode; 5] = [
+    Mode { code: Code::Avx512, threads: 1, shared: false },
+    Mode { code: Code::Avx2, threads: 1, shared: false },
+    Mode { code: Code::Cranelift, threads: 1, shared: false },
+    Mode { code: Code::Scalar, threads: 1, shared: false },
+    Mode { code: Code::Baseline, threads: 1, shared: false },
 ];
 
 /// Two results that share the reduction of huge angles, and a function of `f32` under a condition.

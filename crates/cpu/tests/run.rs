@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Block, Case, Compilers, Mode, put};
+use common::{Block, Case, Code, Compilers, Mode, put};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Access, Builder, Kernel, Level, Nest, Reducer, Role, StageKind};
 use numfuse_core::launch::{Launch, Layout};
@@ -200,8 +200,17 @@ fn long_bodies_compile_and_run() {
     let memory = vec![Block { bytes, offset: 0 }, Block { bytes: vec![0; 8 * n], offset: 0 }];
     let mut case = Case { kernel, launch: line(n, &[8, 8]), memory, params: vec![] };
     case.prepare();
-    let mode = Mode { vectorize: true, host_features: true, threads: 1, shared: false };
-    case.check(&Compilers::new(), &[mode, Mode { vectorize: false, ..mode }], "a long body");
+    let mode = Mode { code: Code::Cranelift, threads: 1, shared: false };
+    case.check(
+        &Compilers::new(),
+        &[
+            mode,
+            Mode { code: Code::Scalar, ..mode },
+            Mode { code: Code::Avx512, ..mode },
+            Mode { code: Code::Avx2, ..mode },
+        ],
+        "a long body",
+    );
 }
 
 #[test]

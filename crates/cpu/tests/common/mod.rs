@@ -6,7 +6,7 @@ use numfuse_core::interp::{self, Bytes, Memory};
 use numfuse_core::kernel::{Kernel, Role, verify};
 use numfuse_core::launch::{Launch, for_each_index};
 use numfuse_core::literal::Literal;
-use numfuse_cpu::{Compiler, Options, RunOptions};
+use numfuse_cpu::{Compiler, Options, RunOptions, Tier};
 use std::sync::atomic::AtomicBool;
 
 /// A small generator of random numbers (splitmix64), so that a seed means the same everywhere.
@@ -179,31 +179,54 @@ pub struct Case {
     pub params: Vec<Literal>,
 }
 
+/// Which code is made for a kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Code {
+    /// The wide tier with AVX-512; Cranelift's if the host has none.
+    Avx512,
+    /// The wide tier with AVX2.
+    Avx2,
+    /// Cranelift's, in vectors.
+    Cranelift,
+    /// Cranelift's, element by element.
+    Scalar,
+    /// Cranelift's, in vectors, for a host with little.
+    Baseline,
+}
+
+impl Code {
+    const ALL: [Code; 5] = [Code::Avx512, Code::Avx2, Code::Cranelift, Code::Scalar, Code::Baseline];
+
+    fn options(self) -> Options {
+        let tier = match self {
+            Code::Avx512 => Tier::Avx512,
+            Code::Avx2 => Tier::Avx2,
+            _ => Tier::Cranelift,
+        };
+        Options { vectorize: self != Code::Scalar, host_features: self != Code::Baseline, verifier: true, tier }
+    }
+}
+
 /// How the back end is to run a case.
 #[derive(Clone, Copy, Debug)]
 pub struct Mode {
-    pub vectorize: bool,
-    pub host_features: bool,
+    pub code: Code,
     pub threads: usize,
     /// Pretend that elements are expensive, so that small work is shared out.
     pub shared: bool,
 }
 
 /// The compilers of all modes.
-pub struct Compilers(Vec<(bool, bool, Compiler)>);
+pub struct Compilers(Vec<(Code, Compiler)>);
 
 impl Compilers {
     pub fn new() -> Compilers {
-        let mut all = Vec::new();
-        for (vectorize, host_features) in [(true, true), (false, true), (true, false)] {
-            let options = Options { vectorize, host_features, verifier: true };
-            all.push((vectorize, host_features, Compiler::new(options).expect("this host has a code generator")));
-        }
-        Compilers(all)
+        let compiler = |code: Code| Compiler::new(code.options()).expect("this host has a code generator");
+        Compilers(Code::ALL.into_iter().map(|code| (code, compiler(code))).collect())
     }
 
     fn get(&self, mode: Mode) -> &Compiler {
-        &self.0.iter().find(|(v, h, _)| (*v, *h) == (mode.vectorize, mode.host_features)).expect("a known mode").2
+        &self.0.iter().find(|(code, _)| *code == mode.code).expect("a known mode").1
     }
 }
 

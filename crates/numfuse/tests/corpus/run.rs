@@ -20,7 +20,7 @@ const MAX_ELEMENTS: usize = 64;
 
 /// Cranelift's IR of every kernel of a plan, one element at a time, for the baseline of the architecture.
 pub fn clif(plan: &Plan) -> Result<String, String> {
-    let options = numfuse_cpu::Options { vectorize: false, host_features: false, verifier: true };
+    let options = numfuse_cpu::Options { vectorize: false, host_features: false, ..Default::default() };
     let compiler = numfuse_cpu::Compiler::new(options).map_err(|e| e.to_string())?;
     let texts = plan.steps.iter().map(|step| compiler.clif(&step.kernel).map_err(|e| e.to_string()));
     Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))

@@ -1,0 +1,210 @@
+//! The wide tier: kernel to AVX-512 or AVX2 machine code, in one pass, in a few microseconds.
+//!
+//! The code is a function of the same type and meaning as the one that [`crate::clif`] emits, with the same phases, so
+//! the driver does not know the difference; the bits are the same too. What this tier cannot do it refuses, and the
+//! kernel goes to Cranelift.
+//!
+//! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`fold`] and [`columns`] (the
+//! loops), [`body`] (registers), [`prim`], [`cast`], [`lanes`] and [`memory`] (instructions), [`asm`] (their bytes).
+//!
+//! # Conventions of the code
+//!
+//! RDI points to the [`Call`]; RAX is the index of the inner loop, in elements; RBX the row; RCX, RDX, R11 and R15 are
+//! free to use between instructions of the programs; the other registers hold base addresses. Mask register 1 has the
+//! lanes that exist in a masked body. The stack is 64-byte aligned, and slots are offsets from RSP.
+
+mod asm;
+mod body;
+mod cast;
+mod columns;
+mod fold;
+mod lanes;
+mod memory;
+mod prim;
+mod program;
+mod rows;
+
+pub(crate) use asm::Isa;
+
+use crate::clif::Analysis;
+use asm::{Alu, Asm, Cond, Gpr, Label, Mem, R12, R13, R14, R15, RBP, RBX, RDI, RSP};
+use numfuse_core::kernel::{Kernel, Nest};
+use program::Slot;
+
+/// The offset of a field of the call.
+macro_rules! call_offset {
+    ($name:ident) => {
+        std::mem::offset_of!(crate::clif::Call, $name) as i32
+    };
+}
+use call_offset;
+
+/// The mask register with the lanes that exist.
+const LANE_MASK: u8 = 1;
+/// A mask register that is never a value's.
+const SCRATCH_MASK: u8 = 0;
+/// Kernels with more instructions than this go to Cranelift, whose register allocator takes them as they come.
+const INST_LIMIT: usize = 20_000;
+/// A kernel may take so many bytes of its thread's stack.
+const FRAME_LIMIT: i32 = 128 << 10;
+
+impl Isa {
+    /// The best one that this host has.
+    pub fn host() -> Option<Isa> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            let avx2 = has!("avx2") && has!("fma") && has!("bmi1") && has!("bmi2");
+            let avx512 = has!("avx512f") && has!("avx512dq") && has!("avx512bw") && has!("avx512vl");
+            if avx2 && avx512 {
+                return Some(Isa::Avx512);
+            }
+            if avx2 {
+                return Some(Isa::Avx2);
+            }
+        }
+        None
+    }
+}
+
+/// The machine code of a kernel; or why this tier has none.
+pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Vec<u8>, &'static str> {
+    if kernel.insts.len() > INST_LIMIT {
+        return Err("too many instructions");
+    }
+    let mut g = Gen {
+        a: Asm::new(isa),
+        kernel,
+        analysis,
+        stack: 0,
+        refused: None,
+        strided_buffer: None,
+        lane_buffers: None,
+        index_slot: None,
+        rest_slot: None,
+    };
+    let (prologue, body) = (g.a.label(), g.a.label());
+    g.a.jump(prologue);
+    g.a.bind(body);
+    match kernel.nest {
+        Nest::Rows => rows::emit(&mut g),
+        Nest::Columns => columns::emit(&mut g),
+    }
+    g.epilogue();
+    g.a.bind(prologue);
+    g.prologue(body);
+    match g.refused {
+        None if g.stack > FRAME_LIMIT => Err("too much stack"),
+        None => Ok(g.a.finish()),
+        Some(reason) => Err(reason),
+    }
+}
+
+/// Registers that the caller wants back, besides RBP.
+const SAVED: [Gpr; 5] = [RBX, R12, R13, R14, R15];
+
+/// The function being emitted.
+struct Gen<'k> {
+    a: Asm,
+    kernel: &'k Kernel,
+    analysis: &'k Analysis,
+    /// Bytes of the stack frame.
+    stack: i32,
+    refused: Option<&'static str>,
+    strided_buffer: Option<Slot>,
+    lane_buffers: Option<[Slot; 2]>,
+    index_slot: Option<Slot>,
+    rest_slot: Option<Slot>,
+}
+
+impl Gen<'_> {
+    /// Notes that the kernel is not for this tier. Emission goes on, to no effect.
+    fn refuse(&mut self, why: &'static str) {
+        self.refused.get_or_insert(why);
+    }
+
+    /// Emitted behind the body, when the size of the frame is known.
+    fn prologue(&mut self, body: Label) {
+        const PAGE: i32 = 4096;
+        let size = (self.stack + 63) & !63;
+        self.a.push(RBP);
+        self.a.mov(RBP, RSP);
+        for r in SAVED {
+            self.a.push(r);
+        }
+        // Pages are touched in order, as the guard page wants it.
+        for page in 1..=size / PAGE {
+            self.a.store(Mem::at(RSP, -page * PAGE), RDI);
+        }
+        self.a.alu_imm(Alu::Sub, RSP, size);
+        self.a.alu_imm(Alu::And, RSP, -64);
+        self.a.jump(body);
+    }
+
+    fn epilogue(&mut self) {
+        self.a.zero_upper();
+        self.a.lea(RSP, Mem::at(RBP, -8 * SAVED.len() as i32));
+        for r in SAVED.into_iter().rev() {
+            self.a.pop(r);
+        }
+        self.a.pop(RBP);
+        self.a.ret();
+    }
+
+    // The stack frame.
+
+    fn slot(&mut self, bytes: i32, align: i32) -> Slot {
+        let at = (self.stack + align - 1) & -align;
+        self.stack = at + bytes;
+        Slot(at)
+    }
+
+    /// Room for a vector.
+    fn vector_slot(&mut self) -> Slot {
+        self.slot(64, 64)
+    }
+
+    /// Room for an integer.
+    fn word_slot(&mut self) -> Slot {
+        self.slot(8, 8)
+    }
+
+    /// Room for the strided elements of one vector.
+    fn strided_buffer(&mut self) -> Slot {
+        let slot = self.strided_buffer.unwrap_or_else(|| self.vector_slot());
+        *self.strided_buffer.insert(slot)
+    }
+
+    /// Room for the operands of a primitive that is computed lane by lane.
+    fn lane_buffers(&mut self) -> [Slot; 2] {
+        let slots = self.lane_buffers.unwrap_or_else(|| [self.vector_slot(), self.vector_slot()]);
+        *self.lane_buffers.insert(slots)
+    }
+
+    /// Where RAX waits while a primitive is computed lane by lane.
+    fn index_slot(&mut self) -> Slot {
+        let slot = self.index_slot.unwrap_or_else(|| self.word_slot());
+        *self.index_slot.insert(slot)
+    }
+
+    /// How many lanes exist in a masked body.
+    fn rest_slot(&mut self) -> Slot {
+        let slot = self.rest_slot.unwrap_or_else(|| self.word_slot());
+        *self.rest_slot.insert(slot)
+    }
+
+    // The call.
+
+    /// Loads a field of the call.
+    fn load_call(&mut self, to: Gpr, offset: i32) {
+        self.a.load(to, Mem::at(RDI, offset));
+    }
+
+    /// Emits `then` unless the condition, just tested, holds.
+    fn unless(&mut self, cond: Cond, then: impl FnOnce(&mut Self)) {
+        let skip = self.a.label();
+        self.a.jump_if(cond, skip);
+        then(self);
+        self.a.bind(skip);
+    }
+}

@@ -1,0 +1,748 @@
+//! Emitting a program: which value is in which register, and when it has to make room.
+//!
+//! Code is emitted in one pass. A value lives in a register from its definition to its last use; when no register is
+//! free, the one whose next use is furthest away goes to a stack slot. Uniform values have a home in memory (a constant
+//! in the pool, a slot otherwise) and are operands from there, or in a register where there are enough of them. Several
+//! copies of the body, for consecutive elements, are emitted node by node in turn, so that their instructions overlap.
+//!
+//! Registers of a node's operands are locked while it is emitted. An operand that is not used again is freed before
+//! the result gets its register ([`Body::define`]), so instructions that write the result before they have read every
+//! operand ask for a register first ([`Body::define_apart`]).
+
+mod rare;
+
+use super::asm::{Alu, Isa, Len, Masking, Mem, Op, PLAIN, PoolAt, R11, RAX, RCX, RSP, Rm};
+use super::memory::{LOAD, MOVE, SPLAT_D, SPLAT_Q};
+use super::program::{Base, Class, NodeId, Place, Program, Slot, Step, What};
+use super::{Gen, prim};
+use numfuse_core::dtype::DType;
+use numfuse_core::literal::Literal;
+use smallvec::SmallVec;
+
+/// The kind of register that a value needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Bank {
+    Vector,
+    Mask,
+}
+
+/// Where a value is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Var {
+    reg: Option<u8>,
+    /// A valid copy in memory.
+    slot: Option<Slot>,
+    /// A load that has not been done: its only user may do it.
+    pending: bool,
+}
+
+/// An operand that may be in memory, with what the instruction needs to know about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operand {
+    pub rm: Rm,
+    pub broadcast: bool,
+    /// Bytes of the memory operand.
+    pub bytes: usize,
+}
+
+impl Operand {
+    pub fn reg(r: u8) -> Operand {
+        Operand { rm: Rm::Reg(r), broadcast: false, bytes: 0 }
+    }
+}
+
+/// A program being emitted, for a number of copies.
+pub(super) struct Body<'g, 'k, 'p> {
+    pub g: &'g mut Gen<'k>,
+    pub program: &'p Program,
+    /// Elements of one copy.
+    pub lanes: usize,
+    pub copies: usize,
+    /// One copy is emitted after the other, which takes fewer registers.
+    pub sequential: bool,
+    /// Only the lanes of mask register 1 exist.
+    pub masked: bool,
+    /// The first mask register that values may have: 0 means no mask.
+    first_mask: u8,
+    /// The program's places; those of rare work are settled when it is emitted.
+    pub places: Vec<Place>,
+    vars: Vec<Var>,
+    /// The value (copy and node) that each vector register holds.
+    regs: [Option<(u16, NodeId)>; 32],
+    masks: [Option<(u16, NodeId)>; 8],
+    /// Registers that the allocator must not touch: pinned values, carried values.
+    reserved: u32,
+    /// Registers locked by the node at hand, temporaries among them.
+    locked: u32,
+    locked_masks: u8,
+    temps: SmallVec<[u8; 8]>,
+    mask_temps: SmallVec<[u8; 4]>,
+    /// For each carried value and copy its register.
+    carried: Vec<u8>,
+    /// Slots of values that are gone.
+    free_slots: Vec<Slot>,
+    /// The node at hand.
+    at: NodeId,
+}
+
+impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
+    pub fn new(
+        g: &'g mut Gen<'k>,
+        program: &'p Program,
+        homes: &[Option<Slot>],
+        copies: usize,
+        masked: bool,
+    ) -> Body<'g, 'k, 'p> {
+        let mut body = Body {
+            g,
+            program,
+            lanes: program.lanes,
+            copies,
+            sequential: false,
+            masked,
+            first_mask: if masked { 2 } else { 1 },
+            places: program.places.clone(),
+            vars: vec![Var::default(); program.nodes.len() * copies],
+            regs: [None; 32],
+            masks: [None; 8],
+            reserved: 0,
+            locked: 0,
+            locked_masks: 0,
+            temps: SmallVec::new(),
+            mask_temps: SmallVec::new(),
+            carried: Vec::new(),
+            free_slots: Vec::new(),
+            at: 0,
+        };
+        for (var, home) in body.vars.iter_mut().zip(homes) {
+            var.slot = *home;
+        }
+        body
+    }
+
+    /// Keeps uniform values in registers that the body does not need otherwise: the most used ones first. Call before
+    /// anything is emitted, outside the loop.
+    pub fn pin_uniforms(&mut self) {
+        let registers = usize::from(self.g.a.isa.registers());
+        let alive = if self.sequential { 1 } else { self.copies } * self.program.max_live(self.g.a.isa);
+        let wanted = alive + self.carried.len() + 4;
+        let Some(room) = registers.checked_sub(wanted) else { return };
+        let room = room.min(registers - 8);
+        let mut candidates: Vec<(usize, NodeId)> = Vec::new();
+        for (i, node) in self.program.nodes.iter().enumerate() {
+            if self.program.classes[i] != Class::Uniform || self.bank(node.dtype) == Bank::Mask {
+                continue;
+            }
+            let varying = |user: &&NodeId| self.program.classes.get(**user as usize) != Some(&Class::Uniform);
+            let uses = self.program.uses(i as NodeId).iter().filter(varying).count();
+            if uses > 0 {
+                candidates.push((uses, i as NodeId));
+            }
+        }
+        candidates.sort_by_key(|(uses, node)| (std::cmp::Reverse(*uses), *node));
+        for (_, node) in candidates.into_iter().take(room) {
+            let reg = self.reg(0, node);
+            self.reserved |= 1 << reg;
+            self.end_node();
+        }
+    }
+
+    /// Takes registers for the carried values: for each of them one per copy.
+    pub fn reserve_carried(&mut self) {
+        for n in 0..self.program.results.len() * self.copies {
+            // From the top: the allocator begins at the bottom.
+            let reg = self.g.a.isa.registers() - 1 - n as u8;
+            self.reserved |= 1 << reg;
+            self.carried.push(reg);
+        }
+    }
+
+    /// A carried value is in its own register until it is replaced.
+    pub fn enter_carried(&mut self, copy: usize, node: NodeId, n: usize) {
+        let index = self.index(copy, node);
+        self.vars[index].reg = Some(self.carried_reg(n, copy));
+    }
+
+    /// The register of a carried value.
+    pub fn carried_reg(&self, n: usize, copy: usize) -> u8 {
+        self.carried[n * self.copies + copy]
+    }
+
+    /// Emits the nodes that are uniform, and gives those that others need a home. There may be dtypes among them that
+    /// are wider than all others, so fewer lanes are computed, and then repeated.
+    pub fn emit_uniforms(&mut self) -> Vec<Option<Slot>> {
+        let mut homes = vec![None; self.program.nodes.len()];
+        self.lanes = self.lanes.min(self.g.a.isa.bytes() / self.program.widest_uniform());
+        for node in 0..self.program.nodes.len() as NodeId {
+            let i = node as usize;
+            if self.program.classes[i] != Class::Uniform || matches!(self.program.nodes[i].what, What::Const(_)) {
+                continue;
+            }
+            self.at = node;
+            self.emit_node(0, node);
+            let classes = &self.program.classes;
+            let outside = |user: &NodeId| classes.get(*user as usize).is_none_or(|c| *c != Class::Uniform);
+            if self.program.uses(node).iter().any(outside) {
+                homes[i] = Some(self.home(node));
+            }
+            self.finish_node(0, node);
+        }
+        homes
+    }
+
+    /// Writes a uniform value, for all lanes of the program, to a new slot.
+    fn home(&mut self, node: NodeId) -> Slot {
+        let dtype = self.dtype(node);
+        let bank = self.bank(dtype);
+        let slot = self.slot(bank);
+        let reg = self.reg(0, node);
+        match bank {
+            Bank::Vector => {
+                let all = self.temp();
+                // A bool's bytes are all the same.
+                let size = dtype.size();
+                let len = if dtype == DType::Bool { Len::L256 } else { Len::of(self.program.lanes * size) };
+                self.emit(super::memory::splat(size), len, all, 0, Operand::reg(reg), None);
+                self.g.store_slot(slot, all, len);
+            }
+            Bank::Mask => {
+                // All ones or all zeros.
+                self.g.int_from_mask(RCX, reg);
+                self.g.a.alu_imm(Alu::And, RCX, 1);
+                self.g.a.neg(RCX);
+                self.g.a.store(slot.mem(), RCX);
+            }
+        }
+        slot
+    }
+
+    /// Emits all other nodes: the body of a loop, once.
+    pub fn emit_nodes(&mut self) {
+        if self.sequential {
+            (0..self.copies).for_each(|copy| self.emit_copies(copy..copy + 1));
+        } else {
+            self.emit_copies(0..self.copies);
+        }
+        self.at = self.program.nodes.len() as NodeId;
+        for n in 0..self.program.results.len() {
+            for copy in 0..self.copies {
+                let (node, to) = (self.program.results[n], self.carried_reg(n, copy));
+                let from = self.reg(copy, node);
+                self.move_vector(to, from, self.dtype(node));
+                self.end_node();
+            }
+        }
+        // The next iteration begins as this one did.
+        for var in &mut self.vars {
+            var.reg = None;
+        }
+    }
+
+    /// Emits the nodes of some copies in turn. Shared nodes belong to the first.
+    fn emit_copies(&mut self, copies: std::ops::Range<usize>) {
+        let mut parts = self.program.rare.iter().peekable();
+        for node in 0..self.program.nodes.len() as NodeId {
+            let class = self.program.classes[node as usize];
+            if class == Class::Uniform || (class == Class::Shared && copies.start > 0) {
+                continue;
+            }
+            self.at = node;
+            while let Some(part) = parts.next_if(|part| part.at == node) {
+                for copy in copies.clone() {
+                    self.rare_part(copy, part);
+                }
+            }
+            let shared = copies.start..copies.start + 1;
+            for copy in if class == Class::Shared { shared } else { copies.clone() } {
+                self.emit_node(copy, node);
+                self.finish_node(copy, node);
+            }
+        }
+    }
+
+    fn emit_node(&mut self, copy: usize, node: NodeId) {
+        prim::emit(self, copy, node);
+    }
+
+    /// Frees what the node used last.
+    fn finish_node(&mut self, copy: usize, node: NodeId) {
+        self.free_dying(copy, node);
+        self.end_node();
+        if self.program.last_use(node).is_none() {
+            self.forget(copy, node);
+        }
+    }
+
+    fn end_node(&mut self) {
+        self.locked = 0;
+        self.locked_masks = 0;
+        self.temps.clear();
+        self.mask_temps.clear();
+    }
+
+    // What is known about values.
+
+    pub fn dtype(&self, node: NodeId) -> DType {
+        self.program.nodes[node as usize].dtype
+    }
+
+    pub fn arg(&self, node: NodeId, n: usize) -> NodeId {
+        self.program.nodes[node as usize].args[n]
+    }
+
+    /// The value as a literal, if it is a constant.
+    pub fn literal(&self, node: NodeId) -> Option<Literal> {
+        match self.program.nodes[node as usize].what {
+            What::Const(literal) => Some(literal),
+            _ => None,
+        }
+    }
+
+    pub fn bank(&self, dtype: DType) -> Bank {
+        if dtype == DType::Bool && self.g.a.isa == Isa::Avx512 { Bank::Mask } else { Bank::Vector }
+    }
+
+    /// Bytes of a lane in a register: of a dtype's size, and of the widest one for vector masks.
+    pub fn width(&self, dtype: DType) -> usize {
+        if dtype == DType::Bool && self.g.a.isa == Isa::Avx2 { self.mask_width() } else { dtype.size() }
+    }
+
+    /// Bytes of a lane of a bool in a vector register (AVX2).
+    pub fn mask_width(&self) -> usize {
+        (self.g.a.isa.bytes() / self.lanes).min(8)
+    }
+
+    /// The vector length that holds all lanes of a dtype.
+    pub fn len(&self, dtype: DType) -> Len {
+        Len::of(self.lanes * self.width(dtype))
+    }
+
+    /// The vector length that holds all lanes of some bytes.
+    pub fn len_of(&self, width: usize) -> Len {
+        Len::of(self.lanes * width)
+    }
+
+    fn index(&self, copy: usize, node: NodeId) -> usize {
+        let copy = if self.program.classes[node as usize] == Class::Varying { copy } else { 0 };
+        copy * self.program.nodes.len() + node as usize
+    }
+
+    // Registers.
+
+    /// A register that the node may use until it ends.
+    pub fn temp(&mut self) -> u8 {
+        let reg = self.take_register();
+        self.locked |= 1 << reg;
+        self.temps.push(reg);
+        reg
+    }
+
+    /// A mask register that the node may use until it ends.
+    pub fn mask_temp(&mut self) -> u8 {
+        let reg = self.take_mask();
+        self.locked_masks |= 1 << reg;
+        self.mask_temps.push(reg);
+        reg
+    }
+
+    /// The register of a value; it is loaded if need be.
+    pub fn reg(&mut self, copy: usize, node: NodeId) -> u8 {
+        let bank = self.bank(self.dtype(node));
+        let index = self.index(copy, node);
+        if let Some(reg) = self.vars[index].reg {
+            self.lock(bank, reg);
+            return reg;
+        }
+        let holder = (if self.program.classes[node as usize] == Class::Varying { copy as u16 } else { 0 }, node);
+        match bank {
+            Bank::Mask => {
+                let reg = self.take_mask();
+                self.lock(bank, reg);
+                match (self.vars[index].slot, self.literal(node)) {
+                    (Some(slot), _) => self.g.load_mask(reg, slot),
+                    (None, literal) => self.g.set_mask(reg, literal.is_some_and(|x| x.as_bool())),
+                }
+                self.masks[reg as usize] = Some(holder);
+                self.vars[index].reg = Some(reg);
+                reg
+            }
+            Bank::Vector => {
+                let reg = self.take_register();
+                self.lock(bank, reg);
+                if self.vars[index].pending {
+                    self.vars[index].pending = false;
+                    self.do_load(copy, node, reg);
+                } else if let Some(slot) = self.vars[index].slot {
+                    let len = self.len(self.dtype(node));
+                    self.g.load_slot(reg, slot, len);
+                } else if let Some(literal) = self.literal(node) {
+                    self.splat_literal(reg, literal);
+                }
+                self.regs[reg as usize] = Some(holder);
+                self.vars[index].reg = Some(reg);
+                reg
+            }
+        }
+    }
+
+    /// A value as the last operand of an instruction whose elements have `element` bytes: in a register, or where it
+    /// is in memory.
+    pub fn operand(&mut self, copy: usize, node: NodeId, element: usize) -> Operand {
+        let dtype = self.dtype(node);
+        let index = self.index(copy, node);
+        let var = self.vars[index];
+        if var.reg.is_some() || self.bank(dtype) == Bank::Mask {
+            return Operand::reg(self.reg(copy, node));
+        }
+        let bytes = self.lanes * self.width(dtype);
+        if var.pending {
+            if bytes >= 16
+                && dtype.size() == element
+                && let Some((mem, _)) = self.unit_address(copy, node)
+            {
+                return Operand { rm: Rm::Mem(mem), broadcast: false, bytes };
+            }
+        } else if let Some(slot) = var.slot {
+            return Operand { rm: Rm::Mem(slot.mem()), broadcast: false, bytes: self.len(dtype).bytes() };
+        } else if let Some(at) = self.pool(node) {
+            match self.g.a.isa {
+                Isa::Avx2 => return Operand { rm: Rm::Pool(at), broadcast: false, bytes: 32 },
+                Isa::Avx512 if element >= 4 && element == dtype.size() => {
+                    return Operand { rm: Rm::Pool(at), broadcast: true, bytes: element };
+                }
+                Isa::Avx512 => {}
+            }
+        }
+        Operand::reg(self.reg(copy, node))
+    }
+
+    /// True if using the value as a register costs nothing.
+    pub fn in_register(&self, copy: usize, node: NodeId) -> bool {
+        let carried = matches!(self.program.nodes[node as usize].what, What::Carried(_));
+        carried || self.vars[self.index(copy, node)].reg.is_some()
+    }
+
+    /// The register for the result of the node at hand. Operands that are not used again may be in it: it must be
+    /// written by the last instruction only.
+    pub fn define(&mut self, copy: usize, node: NodeId) -> u8 {
+        if let Some(n) = self.replaces(node) {
+            let reg = self.carried_reg(n, copy);
+            let index = self.index(copy, node);
+            self.vars[index].reg = Some(reg);
+            return reg;
+        }
+        self.free_dying(copy, node);
+        self.define_apart(copy, node)
+    }
+
+    /// The register for the result of the node at hand, none of its operands' registers.
+    pub fn define_apart(&mut self, copy: usize, node: NodeId) -> u8 {
+        let bank = self.bank(self.dtype(node));
+        let reg = if bank == Bank::Mask { self.take_mask() } else { self.take_register() };
+        self.assign(copy, node, reg);
+        reg
+    }
+
+    /// Gives the register of an operand that is not used again to the result of the node at hand.
+    pub fn take_over(&mut self, copy: usize, operand: NodeId, node: NodeId) -> Option<u8> {
+        if let (What::Carried(n), Some(m)) = (self.program.nodes[operand as usize].what, self.replaces(node))
+            && n as usize == m
+        {
+            return Some(self.define(copy, node));
+        }
+        if self.replaces(node).is_some() || !self.dies(operand, node) {
+            return None;
+        }
+        let index = self.index(copy, operand);
+        let reg = self.vars[index].reg?;
+        self.forget(copy, operand);
+        self.assign(copy, node, reg);
+        Some(reg)
+    }
+
+    /// The result is the bits of an operand: in the same register if that is not used again.
+    pub fn define_as(&mut self, copy: usize, node: NodeId, operand: NodeId) {
+        let from = self.reg(copy, operand);
+        if self.take_over(copy, operand, node).is_none() {
+            let to = self.define_apart(copy, node);
+            match self.bank(self.dtype(node)) {
+                Bank::Vector => self.move_vector(to, from, self.dtype(node)),
+                Bank::Mask => self.g.move_mask(to, from),
+            }
+        }
+    }
+
+    /// The carried value whose register the node's result may take: it becomes it, and is not used afterwards.
+    fn replaces(&self, node: NodeId) -> Option<usize> {
+        if self.carried.is_empty() {
+            return None;
+        }
+        let n = self.program.results.iter().position(|r| *r == node)?;
+        // Carried values are the first nodes, in order.
+        let free = self.program.last_use(n as NodeId).is_none_or(|last| last <= node);
+        free.then_some(n)
+    }
+
+    /// True if the node at hand is the last to use an operand, which is not uniform.
+    pub fn dies(&self, operand: NodeId, node: NodeId) -> bool {
+        let class = self.program.classes[operand as usize];
+        let dies = self.program.last_use(operand).is_none_or(|last| last <= node);
+        // Shared values are used by all copies.
+        dies && (class == Class::Varying || (class == Class::Shared && self.copies == 1))
+    }
+
+    fn assign(&mut self, copy: usize, node: NodeId, reg: u8) {
+        let bank = self.bank(self.dtype(node));
+        self.lock(bank, reg);
+        let holder = (if self.program.classes[node as usize] == Class::Varying { copy as u16 } else { 0 }, node);
+        match bank {
+            Bank::Vector => self.regs[reg as usize] = Some(holder),
+            Bank::Mask => self.masks[reg as usize] = Some(holder),
+        }
+        let index = self.index(copy, node);
+        self.vars[index].reg = Some(reg);
+    }
+
+    fn lock(&mut self, bank: Bank, reg: u8) {
+        match bank {
+            Bank::Vector => self.locked |= 1 << reg,
+            Bank::Mask => self.locked_masks |= 1 << reg,
+        }
+    }
+
+    /// Frees the registers of operands that the node is the last to use.
+    fn free_dying(&mut self, copy: usize, node: NodeId) {
+        for i in 0..self.program.nodes[node as usize].args.len() {
+            let operand = self.arg(node, i);
+            if self.dies(operand, node) {
+                self.forget(copy, operand);
+            }
+        }
+    }
+
+    /// A value is gone.
+    fn forget(&mut self, copy: usize, node: NodeId) {
+        if self.program.classes[node as usize] == Class::Uniform {
+            return;
+        }
+        let bank = self.bank(self.dtype(node));
+        let index = self.index(copy, node);
+        let var = std::mem::take(&mut self.vars[index]);
+        if let Some(reg) = var.reg {
+            match bank {
+                Bank::Vector if self.reserved >> reg & 1 == 0 => self.regs[reg as usize] = None,
+                Bank::Mask => self.masks[reg as usize] = None,
+                Bank::Vector => {}
+            }
+        }
+        if let (Some(slot), Bank::Vector) = (var.slot, bank) {
+            self.free_slots.push(slot);
+        }
+    }
+
+    fn take_register(&mut self) -> u8 {
+        let busy = self.reserved | self.locked;
+        let registers = self.g.a.isa.registers();
+        if let Some(reg) = (0..registers).find(|r| busy >> r & 1 == 0 && self.regs[*r as usize].is_none()) {
+            return reg;
+        }
+        let victim =
+            (0..registers).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.distance(self.regs[*r as usize]));
+        let Some(reg) = victim else {
+            self.g.refuse("a node needs more registers than there are");
+            return 0;
+        };
+        if let Some((copy, node)) = self.regs[reg as usize].take() {
+            self.evict(copy as usize, node, Bank::Vector);
+        }
+        reg
+    }
+
+    fn take_mask(&mut self) -> u8 {
+        let first = self.first_mask;
+        let busy = self.locked_masks;
+        if let Some(reg) = (first..8u8).find(|r| busy >> r & 1 == 0 && self.masks[*r as usize].is_none()) {
+            return reg;
+        }
+        let victim = (first..8u8).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.distance(self.masks[*r as usize]));
+        let Some(reg) = victim else {
+            self.g.refuse("a node needs more masks than there are");
+            return 1;
+        };
+        if let Some((copy, node)) = self.masks[reg as usize].take() {
+            self.evict(copy as usize, node, Bank::Mask);
+        }
+        reg
+    }
+
+    /// How far away the next use of a register's value is; a bit further if it has a copy in memory.
+    fn distance(&self, holder: Option<(u16, NodeId)>) -> u32 {
+        let Some((copy, node)) = holder else { return u32::MAX };
+        let uses = self.program.uses(node);
+        let next = uses[uses.partition_point(|user| *user < self.at)..].first().copied();
+        let next = next.unwrap_or(self.program.nodes.len() as NodeId);
+        let var = &self.vars[self.index(usize::from(copy), node)];
+        let home = var.slot.is_some() || self.program.classes[node as usize] == Class::Uniform;
+        2 * (next - next.min(self.at)) + u32::from(home)
+    }
+
+    fn evict(&mut self, copy: usize, node: NodeId, bank: Bank) {
+        let index = self.index(copy, node);
+        let constant = self.literal(node).is_some();
+        if self.vars[index].slot.is_none() && !constant {
+            let slot = self.slot(bank);
+            self.vars[index].slot = Some(slot);
+            self.write_slot(index, node, bank, slot);
+        }
+        self.vars[index].reg = None;
+    }
+
+    fn write_slot(&mut self, index: usize, node: NodeId, bank: Bank, slot: Slot) {
+        let Some(reg) = self.vars[index].reg else { return };
+        let len = self.len(self.dtype(node));
+        match bank {
+            Bank::Vector => self.g.store_slot(slot, reg, len),
+            Bank::Mask => self.g.store_mask(slot, reg),
+        }
+    }
+
+    fn slot(&mut self, bank: Bank) -> Slot {
+        match bank {
+            Bank::Vector => self.free_slots.pop().unwrap_or_else(|| self.g.vector_slot()),
+            Bank::Mask => self.g.word_slot(),
+        }
+    }
+
+    // Loads.
+
+    /// Notes a load that its only user may do.
+    pub fn defer_load(&mut self, copy: usize, node: NodeId) {
+        let index = self.index(copy, node);
+        self.vars[index].pending = true;
+    }
+
+    /// Does the loads that have not been done: memory is about to change.
+    pub fn settle_loads(&mut self) {
+        for index in 0..self.vars.len() {
+            if self.vars[index].pending {
+                let (copy, node) = (index / self.program.nodes.len(), index % self.program.nodes.len());
+                self.reg(copy, node as NodeId);
+            }
+        }
+    }
+
+    /// The constant in the pool that a node is.
+    fn pool(&mut self, node: NodeId) -> Option<PoolAt> {
+        let literal = self.literal(node)?;
+        Some(self.pool_literal(literal))
+    }
+
+    fn pool_literal(&mut self, literal: Literal) -> PoolAt {
+        let dtype = literal.dtype();
+        let bits = literal.bits();
+        match dtype.size() {
+            8 => self.g.a.constant(bits, 8),
+            4 => self.g.a.constant(bits & 0xffff_ffff, 4),
+            2 => self.g.a.constant((bits & 0xffff) * 0x1_0001, 4),
+            _ if dtype == DType::Bool => {
+                let all = if literal.as_bool() { u64::MAX } else { 0 };
+                self.g.a.constant(all, 8)
+            }
+            _ => self.g.a.constant((bits & 0xff) * 0x0101_0101, 4),
+        }
+    }
+
+    /// Writes a constant to all lanes of a register.
+    pub fn splat_literal(&mut self, reg: u8, literal: Literal) {
+        let len = if literal.dtype() == DType::Bool { Len::L256 } else { self.len(literal.dtype()) };
+        if literal.bits() == 0 {
+            self.emit(prim::XOR_D, len, reg, reg, Operand::reg(reg), None);
+            return;
+        }
+        let at = self.pool_literal(literal);
+        match self.g.a.isa {
+            Isa::Avx2 => {
+                self.emit(LOAD, len, reg, 0, Operand { rm: Rm::Pool(at), broadcast: false, bytes: 32 }, None);
+            }
+            Isa::Avx512 => {
+                let eight = literal.dtype().size() == 8;
+                let op = if eight { SPLAT_Q } else { SPLAT_D };
+                let bytes = if eight { 8 } else { 4 };
+                self.emit(op, len, reg, 0, Operand { rm: Rm::Pool(at), broadcast: false, bytes }, None);
+            }
+        }
+    }
+
+    /// Writes bits to all lanes of 4 or 8 bytes of a temporary, or has them as an operand.
+    pub fn bits_operand(&mut self, bits: u64, element: usize) -> Operand {
+        let at = self.g.a.constant(bits, element);
+        match self.g.a.isa {
+            Isa::Avx2 => Operand { rm: Rm::Pool(at), broadcast: false, bytes: 32 },
+            Isa::Avx512 => Operand { rm: Rm::Pool(at), broadcast: true, bytes: element },
+        }
+    }
+
+    /// Emits an instruction without mask.
+    pub fn emit(&mut self, op: Op, len: Len, to: u8, first: u8, last: Operand, imm: Option<u8>) {
+        let how = Masking { broadcast: last.broadcast, ..PLAIN };
+        self.g.a.vector(op, len, to, first, last.rm, imm, how, last.bytes);
+    }
+
+    /// Emits an instruction for the lanes of a mask; other lanes become zero, or stay.
+    #[expect(clippy::too_many_arguments, reason = "these are the fields of the encoding")]
+    pub fn emit_masked(
+        &mut self,
+        op: Op,
+        len: Len,
+        to: u8,
+        first: u8,
+        last: Operand,
+        imm: Option<u8>,
+        mask: u8,
+        zero: bool,
+    ) {
+        let how = Masking { broadcast: last.broadcast, mask, zero };
+        self.g.a.vector(op, len, to, first, last.rm, imm, how, last.bytes);
+    }
+
+    /// Copies a register.
+    pub fn move_vector(&mut self, to: u8, from: u8, dtype: DType) {
+        if to != from {
+            let len = self.len(dtype);
+            self.emit(MOVE, len, to, 0, Operand::reg(from), None);
+        }
+    }
+
+    /// The address of a value's elements, if they are adjacent; and whether an index moves them.
+    pub fn place_address(&mut self, place: u32, copy: usize) -> Option<(Mem, bool)> {
+        let place = self.places[place as usize];
+        let size = place.dtype.size();
+        let base = match place.base {
+            Base::Gpr(r) => Mem::at(r, 0),
+            Base::Stack(slot) => Mem::at(RSP, slot.0),
+            Base::Spilled(slot) => {
+                self.g.a.load(R11, slot.mem());
+                Mem::at(R11, 0)
+            }
+        };
+        let ahead = (copy * self.lanes * size) as i32;
+        let scale = size.trailing_zeros() as u8;
+        match place.step {
+            Step::Fixed => Some((base, false)),
+            Step::Unit => Some((Mem { index: Some((RAX, scale)), disp: base.disp + ahead, ..base }, true)),
+            Step::Lanes(lanes) => {
+                self.g.a.mov(RCX, RAX);
+                self.g.a.alu_imm(Alu::And, RCX, lanes as i32 - 1);
+                Some((Mem { index: Some((RCX, scale)), disp: base.disp + ahead, ..base }, true))
+            }
+            Step::Strided(_) => None,
+        }
+    }
+
+    fn unit_address(&mut self, copy: usize, node: NodeId) -> Option<(Mem, bool)> {
+        match self.program.nodes[node as usize].what {
+            What::Load(place) => self.place_address(place, copy),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,614 @@
+//! Loads, stores, and everything else that moves elements between memory, registers and lanes.
+//!
+//! Lanes of a value that fill less than a register are loaded and stored by their exact bytes. In a masked body only
+//! the lanes of mask register 1 exist: the others are neither read nor written. Strided elements are gathered one by
+//! one; in a masked body through a buffer, by a loop over those that exist.
+
+use super::asm::{Alu, Cond, Isa, Len, Mem, Op, PLAIN, R11, R15, RAX, RCX, RDX, RSP, Rm, Shift, op, op_w};
+use super::body::{Body, Operand};
+use super::program::{NodeId, PlaceId, Slot, Step, What};
+use super::{Gen, LANE_MASK, SCRATCH_MASK};
+use numfuse_core::dtype::DType;
+use numfuse_core::kernel::{Nest, reduce};
+
+pub(super) const MOVE: Op = op(0, 1, 0x28, false);
+pub(super) const LOAD: Op = op(0, 1, 0x10, false);
+pub(super) const STORE: Op = op(0, 1, 0x11, false);
+pub(super) const SPLAT_B: Op = op(1, 2, 0x78, false);
+pub(super) const SPLAT_W: Op = op(1, 2, 0x79, false);
+pub(super) const SPLAT_D: Op = op(1, 2, 0x58, false);
+pub(super) const SPLAT_Q: Op = op(1, 2, 0x59, true);
+const LOAD_8: Op = op(2, 1, 0x7e, true);
+const STORE_8: Op = op(1, 1, 0xd6, true);
+const LOAD_4: Op = op(1, 1, 0x6e, false);
+const STORE_4: Op = op(1, 1, 0x7e, false);
+const STORE_2: Op = op(1, 3, 0x15, false);
+const STORE_1: Op = op(1, 3, 0x14, false);
+const LOAD_LOW: Op = op(3, 1, 0x10, true);
+const LOAD_HIGH: Op = op(1, 1, 0x16, true);
+const STORE_LOW: Op = op(1, 1, 0x13, true);
+const STORE_HIGH: Op = op(1, 1, 0x17, true);
+const INSERT_D: Op = op(1, 3, 0x22, false);
+const INSERT_W: Op = op(1, 1, 0xc4, false);
+const INSERT_B: Op = op(1, 3, 0x20, false);
+const EXTRACT_D: Op = op(1, 3, 0x16, false);
+const INSERT_128: Op = op(1, 3, 0x38, false);
+pub(super) const EXTRACT_128: Op = op(1, 3, 0x39, false);
+pub(super) const EXTRACT_256: Op = op(1, 3, 0x3b, true);
+const SHIFT_BYTES: Op = op(1, 1, 0x73, false);
+const INT_TO_F64: Op = op_w(3, 1, 0x2a, true);
+const INT_TO_F32: Op = op_w(2, 1, 0x2a, true);
+const TEST_BYTES: Op = op(1, 2, 0x26, false);
+const MASK_TO_BYTES: Op = op(2, 2, 0x28, false);
+pub(super) const ABS_B: Op = op(1, 2, 0x1c, false);
+
+/// Loads for the lanes of a mask, by the size of an element.
+const fn masked_load(size: usize) -> Op {
+    match size {
+        1 => op(3, 1, 0x6f, false),
+        2 => op(3, 1, 0x6f, true),
+        4 => op(2, 1, 0x6f, false),
+        _ => op(2, 1, 0x6f, true),
+    }
+}
+
+/// Moves between registers for the lanes of a mask, by the size of an element.
+pub(super) const fn masked_move(size: usize) -> Op {
+    masked_load(size)
+}
+
+const fn masked_store(size: usize) -> Op {
+    Op { opcode: 0x7f, ..masked_load(size) }
+}
+
+/// The instruction that repeats an element of memory or of a register's first lane.
+pub(super) const fn splat(size: usize) -> Op {
+    match size {
+        1 => SPLAT_B,
+        2 => SPLAT_W,
+        4 => SPLAT_D,
+        _ => SPLAT_Q,
+    }
+}
+
+/// A memory operand of some bytes.
+fn memory(mem: Mem, bytes: usize) -> Operand {
+    Operand { rm: Rm::Mem(mem), broadcast: false, bytes }
+}
+
+impl Slot {
+    pub fn mem(self) -> Mem {
+        Mem::at(RSP, self.0)
+    }
+}
+
+impl Gen<'_> {
+    fn plain(&mut self, op: Op, len: Len, reg: u8, mem: Mem) {
+        self.a.vector(op, len, reg, 0, Rm::Mem(mem), None, PLAIN, len.bytes());
+    }
+
+    pub fn load_slot(&mut self, reg: u8, slot: Slot, len: Len) {
+        self.plain(LOAD, len, reg, slot.mem());
+    }
+
+    pub fn store_slot(&mut self, slot: Slot, reg: u8, len: Len) {
+        self.plain(STORE, len, reg, slot.mem());
+    }
+
+    // Mask registers: the instructions are encoded in VEX, on all 64 bits.
+
+    pub fn load_mask(&mut self, to: u8, slot: Slot) {
+        self.a.vex(op_w(0, 1, 0x90, true), Len::L128, to, 0, Rm::Mem(slot.mem()), 0);
+    }
+
+    pub fn store_mask(&mut self, slot: Slot, from: u8) {
+        self.a.vex(op_w(0, 1, 0x91, true), Len::L128, from, 0, Rm::Mem(slot.mem()), 0);
+    }
+
+    pub fn move_mask(&mut self, to: u8, from: u8) {
+        if to != from {
+            self.a.vex(op_w(0, 1, 0x90, true), Len::L128, to, 0, Rm::Reg(from), 0);
+        }
+    }
+
+    /// All bits of a mask.
+    pub fn set_mask(&mut self, to: u8, to_ones: bool) {
+        let opcode = if to_ones { 0x46 } else { 0x47 };
+        self.mask_op(opcode, to, to, to);
+    }
+
+    /// `41` and, `42` and-not (of the first), `45` or, `46` exclusive nor, `47` exclusive or.
+    pub fn mask_op(&mut self, opcode: u8, to: u8, a: u8, b: u8) {
+        self.a.vex(op_w(0, 1, opcode, true), Len::L256, to, a, Rm::Reg(b), 0);
+    }
+
+    pub fn mask_not(&mut self, to: u8, from: u8) {
+        self.a.vex(op_w(0, 1, 0x44, true), Len::L128, to, 0, Rm::Reg(from), 0);
+    }
+
+    pub fn mask_shift_right(&mut self, to: u8, from: u8, by: u8) {
+        self.a.vex_imm(op_w(1, 3, 0x31, true), to, from, by);
+    }
+
+    pub fn mask_from_int(&mut self, to: u8, from: super::asm::Gpr) {
+        self.a.vex(op_w(3, 1, 0x92, true), Len::L128, to, 0, Rm::Reg(from.0), 0);
+    }
+
+    pub fn int_from_mask(&mut self, to: super::asm::Gpr, from: u8) {
+        self.a.vex(op_w(3, 1, 0x93, true), Len::L128, to.0, 0, Rm::Reg(from), 0);
+    }
+
+    /// Sets a mask register to as many ones as RCX says, up to 64.
+    pub fn mask_below_rcx(&mut self, to: u8) {
+        self.a.alu_imm(Alu::Or, R11, -1);
+        self.a.low_bits(R11, R11, RCX);
+        self.mask_from_int(to, R11);
+    }
+}
+
+impl Body<'_, '_, '_> {
+    /// Emits a node that loads or stores.
+    pub(super) fn memory_node(&mut self, copy: usize, node: NodeId) {
+        let dtype = self.dtype(node);
+        match self.program.nodes[node as usize].what {
+            What::Load(place) if dtype == DType::Bool => {
+                let bytes = self.temp();
+                self.load_elements(copy, place, bytes);
+                self.bytes_to_bool(copy, node, bytes);
+            }
+            What::Load(_) => {
+                let once = self.program.uses(node).len() == 1;
+                if once && !self.masked {
+                    return self.defer_load(copy, node);
+                }
+                let reg = self.define(copy, node);
+                self.do_load(copy, node, reg);
+            }
+            What::Store(place) => {
+                self.settle_loads();
+                let value = self.arg(node, 0);
+                if dtype == DType::Bool {
+                    let bytes = self.bool_to_bytes(copy, value);
+                    self.store_elements(copy, place, bytes);
+                } else {
+                    let reg = self.reg(copy, value);
+                    self.store_elements(copy, place, reg);
+                }
+            }
+            What::StoreFrame(word) => {
+                let value = self.arg(node, 0);
+                self.g.load_call(RCX, super::call_offset!(frame));
+                let mem = Mem::at(RCX, 8 * word as i32);
+                let reg = if dtype == DType::Bool { self.bool_to_bytes(copy, value) } else { self.reg(copy, value) };
+                self.store_bytes(reg, mem, dtype.size());
+            }
+            What::Param(n) => {
+                self.g.load_call(RCX, super::call_offset!(params));
+                self.splat_from(copy, node, Mem::at(RCX, 8 * n as i32));
+            }
+            What::Frame(word) => {
+                self.g.load_call(RCX, super::call_offset!(frame));
+                self.splat_from(copy, node, Mem::at(RCX, 8 * word as i32));
+            }
+            What::Splat(place) => match self.place_address(place, 0) {
+                Some((mem, _)) => self.splat_from(copy, node, mem),
+                None => self.g.refuse("a strided place for all lanes"),
+            },
+            What::Int(slot) => {
+                self.g.a.load(RCX, slot.mem());
+                self.splat_rcx(copy, node);
+            }
+            What::Count { shift } => {
+                self.g.a.mov(RCX, RAX);
+                self.g.a.alu_imm(Alu::And, RCX, reduce::leaf(Nest::Rows) as i32 - 1);
+                self.g.a.shift(Shift::Right, RCX, shift);
+                self.g.a.alu_imm(Alu::Add, RCX, 1);
+                self.splat_rcx(copy, node);
+            }
+            What::High(lane) => self.high(copy, node, lane),
+            What::Below(slot) => {
+                self.g.a.load(RCX, slot.mem());
+                let to = self.define(copy, node);
+                match self.g.a.isa {
+                    Isa::Avx512 => self.g.mask_below_rcx(to),
+                    Isa::Avx2 => self.mask_below_rcx(to),
+                }
+            }
+            _ => self.g.refuse("not a memory node"),
+        }
+    }
+
+    /// Sets as many lanes of a bool as RCX says, up to 64 (AVX2).
+    fn mask_below_rcx(&mut self, to: u8) {
+        let width = self.mask_width();
+        let len = self.len_of(width);
+        let numbers: Vec<u8> = (0..self.lanes).flat_map(|lane| lane.to_le_bytes().into_iter().take(width)).collect();
+        let at = self.g.a.table(&numbers);
+        self.emit(op_w(1, 1, 0x6e, true), Len::L128, to, 0, Operand::reg(RCX.0), None);
+        self.emit(splat(width), len, to, 0, Operand::reg(to), None);
+        let lanes = Operand { rm: Rm::Pool(at), broadcast: false, bytes: len.bytes() };
+        self.emit(super::prim::greater(width), len, to, to, lanes, None);
+    }
+
+    /// The element at an address, for all lanes.
+    fn splat_from(&mut self, copy: usize, node: NodeId, mem: Mem) {
+        let dtype = self.dtype(node);
+        if dtype == DType::Bool {
+            let bytes = self.temp();
+            let len = self.len_of(1);
+            self.emit(SPLAT_B, len, bytes, 0, memory(mem, 1), None);
+            return self.bytes_to_bool(copy, node, bytes);
+        }
+        let reg = self.define(copy, node);
+        let len = self.len(dtype);
+        self.emit(splat(dtype.size()), len, reg, 0, memory(mem, dtype.size()), None);
+    }
+
+    /// The integer in RCX as the node's dtype, for all lanes.
+    fn splat_rcx(&mut self, copy: usize, node: NodeId) {
+        let dtype = self.dtype(node);
+        let reg = self.define(copy, node);
+        let len = self.len(dtype);
+        match dtype {
+            DType::F64 | DType::F32 => {
+                let convert = if dtype == DType::F64 { INT_TO_F64 } else { INT_TO_F32 };
+                self.emit(super::prim::XOR_D, Len::L128, reg, reg, Operand::reg(reg), None);
+                self.emit(convert, Len::L128, reg, reg, Operand::reg(RCX.0), None);
+            }
+            _ => {
+                let wide = op_w(1, 1, 0x6e, true);
+                self.emit(wide, Len::L128, reg, 0, Operand::reg(RCX.0), None);
+            }
+        }
+        self.emit(splat(dtype.size()), len, reg, 0, Operand::reg(reg), None);
+    }
+
+    /// A bool from bytes, any of which but 0 is true.
+    fn bytes_to_bool(&mut self, copy: usize, node: NodeId, bytes: u8) {
+        let len = self.len_of(1);
+        match self.g.a.isa {
+            Isa::Avx512 => {
+                let mask = self.define(copy, node);
+                self.emit(TEST_BYTES, len, mask, bytes, Operand::reg(bytes), None);
+            }
+            Isa::Avx2 => {
+                let zero = self.temp();
+                self.emit(super::prim::XOR_D, len, zero, zero, Operand::reg(zero), None);
+                // Equal to zero, and that is equal to zero.
+                let equal = op(1, 1, 0x74, false);
+                self.emit(equal, len, bytes, bytes, Operand::reg(zero), None);
+                self.emit(equal, len, bytes, bytes, Operand::reg(zero), None);
+                let reg = self.define(copy, node);
+                let width = self.mask_width();
+                self.resize_mask(reg, bytes, 1, width);
+            }
+        }
+    }
+
+    /// A bool as bytes of 0 and 1, in a temporary.
+    fn bool_to_bytes(&mut self, copy: usize, value: NodeId) -> u8 {
+        let from = self.reg(copy, value);
+        let bytes = self.temp();
+        let len = self.len_of(1);
+        match self.g.a.isa {
+            Isa::Avx512 => self.emit(MASK_TO_BYTES, len, bytes, 0, Operand::reg(from), None),
+            Isa::Avx2 => {
+                let width = self.mask_width();
+                self.resize_mask(bytes, from, width, 1);
+            }
+        }
+        self.emit(ABS_B, len, bytes, 0, Operand::reg(bytes), None);
+        bytes
+    }
+
+    /// Writes the bools in a slot to a buffer, as bytes of which any but 0 is true.
+    pub(super) fn bools_to_memory(&mut self, from: Slot) -> Slot {
+        let to = self.g.vector_slot();
+        let reg = self.temp();
+        let len = self.len_of(1);
+        match self.g.a.isa {
+            Isa::Avx512 => {
+                self.g.load_mask(SCRATCH_MASK, from);
+                self.emit(MASK_TO_BYTES, len, reg, 0, Operand::reg(SCRATCH_MASK), None);
+            }
+            Isa::Avx2 => {
+                let width = self.mask_width();
+                let from_len = self.len_of(width);
+                self.g.load_slot(reg, from, from_len);
+                self.resize_mask(reg, reg, width, 1);
+            }
+        }
+        self.store_bytes(reg, to.mem(), self.lanes);
+        to
+    }
+
+    /// Sets the flags to equal unless some lane of a bool is true.
+    pub(super) fn test_lanes(&mut self, reg: u8) {
+        match self.g.a.isa {
+            Isa::Avx512 => {
+                self.g.int_from_mask(RCX, reg);
+                match self.lanes {
+                    64 => self.g.a.test(RCX, RCX),
+                    lanes => self.g.a.test_imm(RCX, ((1u64 << lanes) - 1) as u32),
+                }
+            }
+            Isa::Avx2 => {
+                // All bits of the register, of which a short program uses a part.
+                let len = self.len(DType::Bool);
+                self.g.a.vex(op(1, 2, 0x17, false), len, reg, 0, Rm::Reg(reg), 0);
+            }
+        }
+    }
+
+    /// The same mask with lanes of another width, in vector registers; may be the same register (AVX2).
+    pub(super) fn resize_mask(&mut self, to: u8, from: u8, from_width: usize, to_width: usize) {
+        let extend = |from: usize, to: usize| match (from, to) {
+            (1, 2) => op(1, 2, 0x20, false),
+            (1, 4) => op(1, 2, 0x21, false),
+            (1, _) => op(1, 2, 0x22, false),
+            (2, 4) => op(1, 2, 0x23, false),
+            (2, _) => op(1, 2, 0x24, false),
+            _ => op(1, 2, 0x25, false),
+        };
+        if from_width < to_width {
+            let len = self.len_of(to_width);
+            self.emit(extend(from_width, to_width), len, to, 0, Operand::reg(from), None);
+            return;
+        }
+        let mut at = from;
+        let mut width = from_width;
+        while width > to_width {
+            let narrow = width / 2;
+            let long = self.lanes * width > 16;
+            let high = if long {
+                let high = self.temp();
+                self.emit(EXTRACT_128, Len::L256, at, 0, Operand::reg(high), Some(1));
+                high
+            } else {
+                at
+            };
+            match width {
+                // The even 32-bit lanes of both halves.
+                8 => self.emit(op(0, 1, 0xc6, false), Len::L128, to, at, Operand::reg(high), Some(0x88)),
+                4 => self.emit(op(1, 1, 0x6b, false), Len::L128, to, at, Operand::reg(high), None),
+                _ => self.emit(op(1, 1, 0x63, false), Len::L128, to, at, Operand::reg(high), None),
+            }
+            at = to;
+            width = narrow;
+        }
+        if at != to {
+            let len = self.len_of(to_width);
+            self.emit(MOVE, len, to, 0, Operand::reg(at), None);
+        }
+    }
+
+    /// Moves lanes down.
+    fn high(&mut self, copy: usize, node: NodeId, lane: u8) {
+        let value = self.arg(node, 0);
+        let dtype = self.dtype(node);
+        let from = self.reg(copy, value);
+        if self.bank(dtype) == super::body::Bank::Mask {
+            let to = self.define(copy, node);
+            return self.g.mask_shift_right(to, from, lane);
+        }
+        let to = self.define(copy, node);
+        self.move_lanes_down(to, from, usize::from(lane) * self.width(dtype));
+    }
+
+    /// Moves a register's bytes from 32, 16 or a smaller power of two on to the beginning of another.
+    pub(super) fn move_lanes_down(&mut self, to: u8, from: u8, bytes: usize) {
+        match bytes {
+            32.. => self.emit(EXTRACT_256, Len::L512, from, 0, Operand::reg(to), Some(1)),
+            16.. => self.emit(EXTRACT_128, Len::L256, from, 0, Operand::reg(to), Some(1)),
+            _ => self.emit(SHIFT_BYTES, Len::L128, 3, to, Operand::reg(from), Some(bytes as u8)),
+        }
+    }
+
+    /// Does a deferred load.
+    pub(super) fn do_load(&mut self, copy: usize, node: NodeId, reg: u8) {
+        if let What::Load(place) = self.program.nodes[node as usize].what {
+            self.load_elements(copy, place, reg);
+        }
+    }
+
+    /// Loads the elements at a place.
+    fn load_elements(&mut self, copy: usize, place: PlaceId, reg: u8) {
+        let size = self.places[place as usize].dtype.size();
+        let bytes = self.lanes * size;
+        let Some((mem, indexed)) = self.place_address(place, copy) else {
+            return self.load_strided(copy, place, reg);
+        };
+        if self.masked && indexed {
+            return match self.g.a.isa {
+                Isa::Avx512 => self.load_masked(reg, mem, size),
+                Isa::Avx2 => {
+                    self.g.a.lea(RCX, mem);
+                    self.g.a.mov_imm(RDX, size as i64);
+                    self.load_through_buffer(reg, size);
+                }
+            };
+        }
+        self.load_bytes(reg, mem, bytes);
+    }
+
+    /// Loads those elements that exist; zeros for the others.
+    fn load_masked(&mut self, reg: u8, mem: Mem, size: usize) {
+        let len = self.len_of(size);
+        let operand = memory(mem, len.bytes());
+        self.emit_masked(masked_load(size), len, reg, 0, operand, None, LANE_MASK, true);
+    }
+
+    /// Loads those of the elements at RCX, RDX bytes apart, that exist; anything for the others.
+    fn load_through_buffer(&mut self, reg: u8, size: usize) {
+        let buffer = self.g.strided_buffer();
+        self.copy_strided(buffer, size, true);
+        let len = self.len_of(size);
+        self.g.load_slot(reg, buffer, len);
+    }
+
+    fn load_bytes(&mut self, reg: u8, mem: Mem, bytes: usize) {
+        let (op, len) = match bytes {
+            1 => (SPLAT_B, Len::L128),
+            2 => (SPLAT_W, Len::L128),
+            4 => (LOAD_4, Len::L128),
+            8 => (LOAD_8, Len::L128),
+            _ => (LOAD, Len::of(bytes)),
+        };
+        self.emit(op, len, reg, 0, memory(mem, bytes), None);
+    }
+
+    fn store_bytes(&mut self, reg: u8, mem: Mem, bytes: usize) {
+        let (op, len, imm) = match bytes {
+            1 => (STORE_1, Len::L128, Some(0)),
+            2 => (STORE_2, Len::L128, Some(0)),
+            4 => (STORE_4, Len::L128, None),
+            8 => (STORE_8, Len::L128, None),
+            _ => (STORE, Len::of(bytes), None),
+        };
+        self.emit(op, len, reg, 0, memory(mem, bytes), imm);
+    }
+
+    /// Stores elements at a place.
+    fn store_elements(&mut self, copy: usize, place: PlaceId, reg: u8) {
+        let size = self.places[place as usize].dtype.size();
+        let bytes = self.lanes * size;
+        let Some((mem, indexed)) = self.place_address(place, copy) else {
+            return self.store_strided(copy, place, reg);
+        };
+        if self.masked && indexed {
+            let len = Len::of(bytes);
+            return match self.g.a.isa {
+                Isa::Avx512 => {
+                    let operand = memory(mem, len.bytes());
+                    self.emit_masked(masked_store(size), len, reg, 0, operand, None, LANE_MASK, false);
+                }
+                Isa::Avx2 => {
+                    let buffer = self.g.strided_buffer();
+                    self.g.store_slot(buffer, reg, len);
+                    self.g.a.lea(RCX, mem);
+                    self.g.a.mov_imm(RDX, size as i64);
+                    self.copy_strided(buffer, size, false);
+                }
+            };
+        }
+        self.store_bytes(reg, mem, bytes);
+    }
+
+    /// RCX: the first strided element of a copy; RDX: the stride.
+    fn strided_start(&mut self, copy: usize, place: PlaceId) {
+        let place = self.places[place as usize];
+        if let Step::Strided(stride) = place.step {
+            self.g.a.load(RDX, stride.mem());
+        }
+        let ahead = copy * self.lanes;
+        if ahead == 0 {
+            self.g.a.mov(RCX, RAX);
+        } else {
+            self.g.a.lea(RCX, Mem::at(RAX, ahead as i32));
+        }
+        self.g.a.imul(RCX, RDX);
+        match place.base {
+            super::program::Base::Gpr(r) => self.g.a.alu(Alu::Add, RCX, r),
+            super::program::Base::Spilled(slot) => self.g.a.alu_mem(Alu::Add, RCX, slot.mem()),
+            super::program::Base::Stack(slot) => {
+                self.g.a.lea(R11, slot.mem());
+                self.g.a.alu(Alu::Add, RCX, R11);
+            }
+        }
+    }
+
+    /// Calls `each` for every lane with its address, which RCX, RDX and R11 make up.
+    fn each_strided(&mut self, mut each: impl FnMut(&mut Self, usize, Mem)) {
+        for lane in 0..self.lanes {
+            match lane % 4 {
+                0 => {
+                    if lane > 0 {
+                        self.g.a.lea(RCX, Mem { base: RCX, index: Some((RDX, 2)), disp: 0 });
+                    }
+                    each(self, lane, Mem::at(RCX, 0));
+                }
+                1 => each(self, lane, Mem { base: RCX, index: Some((RDX, 0)), disp: 0 }),
+                2 => each(self, lane, Mem { base: RCX, index: Some((RDX, 1)), disp: 0 }),
+                _ => {
+                    self.g.a.lea(R11, Mem { base: RCX, index: Some((RDX, 0)), disp: 0 });
+                    each(self, lane, Mem { base: R11, index: Some((RDX, 1)), disp: 0 });
+                }
+            }
+        }
+    }
+
+    fn load_strided(&mut self, copy: usize, place: PlaceId, reg: u8) {
+        let size = self.places[place as usize].dtype.size();
+        let bytes = self.lanes * size;
+        self.strided_start(copy, place);
+        if self.masked {
+            return self.load_through_buffer(reg, size);
+        }
+        let per_part = 16 / size;
+        let part = if bytes > 16 { self.temp() } else { reg };
+        self.each_strided(|body, lane, mem| {
+            let (index, first_part) = (lane % per_part, lane < per_part);
+            let to = if first_part { reg } else { part };
+            let last = memory(mem, size);
+            match (size, index) {
+                (8, 0) => body.emit(LOAD_LOW, Len::L128, to, 0, last, None),
+                (8, _) => body.emit(LOAD_HIGH, Len::L128, to, to, last, None),
+                (4, 0) => body.emit(LOAD_4, Len::L128, to, 0, last, None),
+                (4, _) => body.emit(INSERT_D, Len::L128, to, to, last, Some(index as u8)),
+                (2, 0) => body.emit(SPLAT_W, Len::L128, to, 0, last, None),
+                (2, _) => body.emit(INSERT_W, Len::L128, to, to, last, Some(index as u8)),
+                (_, 0) => body.emit(SPLAT_B, Len::L128, to, 0, last, None),
+                (_, _) => body.emit(INSERT_B, Len::L128, to, to, last, Some(index as u8)),
+            }
+            if !first_part && index == per_part - 1 {
+                let len = Len::of(bytes);
+                body.emit(INSERT_128, len, reg, reg, Operand::reg(to), Some((lane / per_part) as u8));
+            }
+        });
+    }
+
+    fn store_strided(&mut self, copy: usize, place: PlaceId, reg: u8) {
+        let size = self.places[place as usize].dtype.size();
+        let bytes = self.lanes * size;
+        if self.masked {
+            let buffer = self.g.strided_buffer();
+            self.g.store_slot(buffer, reg, Len::of(bytes));
+            self.strided_start(copy, place);
+            return self.copy_strided(buffer, size, false);
+        }
+        self.strided_start(copy, place);
+        let per_part = 16 / size;
+        let part = if bytes > 16 { self.temp() } else { reg };
+        self.each_strided(|body, lane, mem| {
+            let index = lane % per_part;
+            let from = if lane < per_part { reg } else { part };
+            if lane >= per_part && index == 0 {
+                let len = Len::of(bytes);
+                body.emit(EXTRACT_128, len, reg, 0, Operand::reg(part), Some((lane / per_part) as u8));
+            }
+            let last = memory(mem, size);
+            match (size, index) {
+                (8, 0) => body.emit(STORE_LOW, Len::L128, from, 0, last, None),
+                (8, _) => body.emit(STORE_HIGH, Len::L128, from, 0, last, None),
+                (4, _) => body.emit(EXTRACT_D, Len::L128, from, 0, last, Some(index as u8)),
+                (2, _) => body.emit(STORE_2, Len::L128, from, 0, last, Some(index as u8)),
+                (_, _) => body.emit(STORE_1, Len::L128, from, 0, last, Some(index as u8)),
+            }
+        });
+    }
+
+    /// Copies the elements that exist between a strided place (RCX, RDX) and a buffer.
+    fn copy_strided(&mut self, buffer: Slot, size: usize, load: bool) {
+        let rest = self.g.rest_slot();
+        self.g.a.mov_imm(R11, 0);
+        let again = self.g.a.here();
+        let inside = Mem { index: Some((R11, size.trailing_zeros() as u8)), ..buffer.mem() };
+        let (from, to) = if load { (Mem::at(RCX, 0), inside) } else { (inside, Mem::at(RCX, 0)) };
+        self.g.a.load_int(R15, from, size, false);
+        self.g.a.store_int(to, R15, size);
+        self.g.a.alu(Alu::Add, RCX, RDX);
+        self.g.a.alu_imm(Alu::Add, R11, 1);
+        self.g.a.alu_mem(Alu::Cmp, R11, rest.mem());
+        self.g.a.jump_if(Cond::Below, again);
+    }
+}

@@ -1,0 +1,411 @@
+//! Row kernels: for each row the stages in order, each of them a phase, and the merging of leaves after a loop.
+
+use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI};
+use super::body::Body;
+use super::program::{Base, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
+use super::{Gen, LANE_MASK, asm::Isa, call_offset, fold};
+use crate::clif::{OperandAt, operands_of, stage_is_empty};
+use numfuse_core::kernel::rare::{Rare, rare};
+use numfuse_core::kernel::{Access, Inst, StageKind, Value};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use std::mem::offset_of;
+
+/// Registers for base addresses.
+const BASES: [Gpr; 7] = [RSI, R8, R9, R10, R12, R13, R14];
+/// A body that has more nodes than this, all copies together, gets no more copies.
+const COPIED_NODES: usize = 80;
+
+/// Emits the code of a row kernel.
+pub(super) fn emit(g: &mut Gen<'_>) {
+    g.a.mov_imm(RBX, 0);
+    let (head, exit) = (g.a.label(), g.a.label());
+    g.a.bind(head);
+    g.a.alu_mem(Alu::Cmp, RBX, Mem::at(RDI, call_offset!(rows)));
+    g.a.jump_if(Cond::AboveEqual, exit);
+    for stage in 0..g.kernel.stages.len() {
+        if stage_is_empty(g.kernel, stage) {
+            continue;
+        }
+        phase(g, 2 * stage, |g| match g.kernel.stages[stage].kind {
+            StageKind::Row => row_stage(g, stage),
+            StageKind::Loop => {
+                g.load_call(RCX, call_offset!(begin));
+                g.a.alu_mem(Alu::Cmp, RCX, Mem::at(RDI, call_offset!(end)));
+                g.unless(Cond::AboveEqual, |g| {
+                    if g.kernel.reductions_of(stage).next().is_some() {
+                        fold::leaves(g, stage);
+                    } else {
+                        loop_stage(g, stage);
+                    }
+                });
+            }
+        });
+        if g.kernel.reductions_of(stage).next().is_some() {
+            phase(g, 2 * stage + 1, |g| fold::merge_leaves(g, stage));
+        }
+    }
+    g.a.alu_imm(Alu::Add, RBX, 1);
+    g.a.jump(head);
+    g.a.bind(exit);
+}
+
+/// Emits a phase, skipped unless the call asks for it. Splittable kernels always run all phases.
+fn phase(g: &mut Gen<'_>, number: usize, emit: impl FnOnce(&mut Gen<'_>)) {
+    if g.analysis.splittable {
+        return emit(g);
+    }
+    g.a.mov_imm(RCX, number as i64);
+    g.load_call(R11, call_offset!(first));
+    g.load_call(RDX, call_offset!(last));
+    g.a.alu(Alu::Sub, RCX, R11);
+    g.a.alu(Alu::Sub, RDX, R11);
+    g.a.alu(Alu::Cmp, RCX, RDX);
+    g.unless(Cond::AboveEqual, emit);
+}
+
+fn row_stage(g: &mut Gen<'_>, stage: usize) {
+    let mut stage = StageProgram::new(stage, true);
+    stage.add_insts(g);
+    let program = stage.finish(g);
+    run_once(g, &program);
+}
+
+/// Emits a program that runs once.
+pub(super) fn run_once(g: &mut Gen<'_>, program: &Program) {
+    Body::new(g, program, &[], 1, false).emit_nodes();
+}
+
+fn loop_stage(g: &mut Gen<'_>, stage: usize) {
+    let mut stage = StageProgram::new(stage, false);
+    stage.add_insts(g);
+    let program = stage.finish(g);
+    g.load_call(RAX, call_offset!(begin));
+    g.load_call(RCX, call_offset!(end));
+    let end = g.word_slot();
+    g.a.store(end.mem(), RCX);
+    let homes = Body::new(g, &program, &[], 1, false).emit_uniforms();
+    let copies = copies_for(&program, g.a.isa, usize::MAX);
+    main_loop(g, &program, &homes, copies, end);
+    rest_loop(g, &program, &homes, end);
+}
+
+/// How many copies of a body overlap well and fit the registers; a power of two, with no more than `most` lanes.
+pub(super) fn copies_for(program: &Program, isa: Isa, most: usize) -> usize {
+    let live = program.max_live(isa).max(1);
+    let nodes = program.varying().max(1);
+    let registers = usize::from(isa.registers()) - 4;
+    let mut copies = 1;
+    while copies < 4
+        && 2 * copies * live <= registers
+        && 2 * copies * nodes <= COPIED_NODES
+        && 2 * copies * program.lanes <= most
+    {
+        copies *= 2;
+    }
+    copies
+}
+
+/// Emits the loop over whole bodies, from RAX as long as they fit before `end`.
+pub(super) fn main_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
+    let step = (copies * program.lanes) as i32;
+    let mut body = Body::new(g, program, homes, copies, false);
+    let exit = body.g.a.label();
+    body.g.a.lea(RCX, Mem::at(RAX, step));
+    body.g.a.alu_mem(Alu::Cmp, RCX, end.mem());
+    body.g.a.jump_if(Cond::Above, exit);
+    body.pin_uniforms();
+    body.g.a.align_loop();
+    let again = body.g.a.here();
+    body.emit_nodes();
+    g.a.alu_imm(Alu::Add, RAX, step);
+    g.a.lea(RCX, Mem::at(RAX, step));
+    g.a.alu_mem(Alu::Cmp, RCX, end.mem());
+    g.a.jump_if(Cond::BelowEqual, again);
+    g.a.bind(exit);
+}
+
+/// Emits the loop over what is left from RAX to `end`, a body of some lanes at a time.
+pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], end: Slot) {
+    let lanes = program.lanes as i32;
+    let exit = g.a.label();
+    g.a.alu_mem(Alu::Cmp, RAX, end.mem());
+    g.a.jump_if(Cond::AboveEqual, exit);
+    let again = g.a.here();
+    g.a.load(RCX, end.mem());
+    g.a.alu(Alu::Sub, RCX, RAX);
+    g.a.mov_imm(R11, i64::from(lanes));
+    g.a.alu(Alu::Cmp, RCX, R11);
+    g.a.mov_if(Cond::Above, RCX, R11);
+    let rest = g.rest_slot();
+    g.a.store(rest.mem(), RCX);
+    if g.a.isa == Isa::Avx512 {
+        g.mask_below_rcx(LANE_MASK);
+    }
+    Body::new(g, program, homes, 1, true).emit_nodes();
+    g.a.alu_imm(Alu::Add, RAX, lanes);
+    g.a.alu_mem(Alu::Cmp, RAX, end.mem());
+    g.a.jump_if(Cond::Below, again);
+    g.a.bind(exit);
+}
+
+/// A program being made from a stage of the kernel.
+pub(super) struct StageProgram {
+    pub program: Program,
+    stage: usize,
+    nodes: FxHashMap<Value, NodeId>,
+    places: FxHashMap<(bool, u32), PlaceId>,
+    bases: usize,
+    /// Column kernels: where the results of reductions are, for the last stage.
+    pub reduced: Vec<PlaceId>,
+}
+
+impl StageProgram {
+    pub fn new(stage: usize, straight: bool) -> StageProgram {
+        StageProgram {
+            program: if straight { Program::straight(1) } else { Program::default() },
+            stage,
+            nodes: FxHashMap::default(),
+            places: FxHashMap::default(),
+            bases: 0,
+            reduced: Vec::new(),
+        }
+    }
+
+    /// The node of a value: of this stage, or a constant, a parameter or a row value of another one.
+    pub fn node(&mut self, g: &mut Gen<'_>, v: Value) -> NodeId {
+        if let Some(node) = self.nodes.get(&v) {
+            return *node;
+        }
+        let dtype = g.kernel.dtype(v);
+        let node = match (g.kernel.inst(v), g.analysis.frame_slots[v.index()]) {
+            (Inst::Const(literal), _) => self.program.constant(*literal),
+            (Inst::Param(n), _) => self.program.push(What::Param(*n), dtype, &[]),
+            (_, Some(word)) => self.program.push(What::Frame(word), dtype, &[]),
+            (_, None) => {
+                g.refuse("a row value has no place");
+                self.program.push(What::Frame(0), dtype, &[])
+            }
+        };
+        self.nodes.insert(v, node);
+        node
+    }
+
+    /// Says which node a value is.
+    pub fn set(&mut self, v: Value, node: NodeId) {
+        self.nodes.insert(v, node);
+    }
+
+    /// A register for a base address, or a stack slot if there is none left. The address is in RCX.
+    pub fn base(&mut self, g: &mut Gen<'_>) -> Base {
+        match BASES.get(self.bases) {
+            Some(base) => {
+                self.bases += 1;
+                g.a.mov(*base, RCX);
+                Base::Gpr(*base)
+            }
+            None => {
+                let slot = g.word_slot();
+                g.a.store(slot.mem(), RCX);
+                Base::Spilled(slot)
+            }
+        }
+    }
+
+    /// The place of a memory operand at the row in RBX.
+    pub fn operand_place(&mut self, g: &mut Gen<'_>, n: u32, fixed: bool) -> PlaceId {
+        if let Some(place) = self.places.get(&(true, n)) {
+            return *place;
+        }
+        let operand = &g.kernel.operands[n as usize];
+        let at = (n as usize * size_of::<OperandAt>()) as i32;
+        g.load_call(RDX, call_offset!(operands));
+        g.a.mov(RCX, RBX);
+        g.a.imul_mem(RCX, Mem::at(RDX, at + offset_of!(OperandAt, row) as i32));
+        g.a.alu_mem(Alu::Add, RCX, Mem::at(RDX, at + offset_of!(OperandAt, pointer) as i32));
+        let base = self.base(g);
+        let step = match operand.access {
+            _ if fixed => Step::Fixed,
+            Access::Unit => Step::Unit,
+            Access::Broadcast => Step::Fixed,
+            Access::Strided => {
+                let slot = g.word_slot();
+                g.a.load(RCX, Mem::at(RDX, at + offset_of!(OperandAt, inner) as i32));
+                g.a.store(slot.mem(), RCX);
+                Step::Strided(slot)
+            }
+        };
+        let place = self.program.place(Place { base, step, dtype: operand.dtype });
+        self.places.insert((true, n), place);
+        place
+    }
+
+    fn scratch_place(&mut self, g: &mut Gen<'_>, n: u32) -> PlaceId {
+        if let Some(place) = self.places.get(&(false, n)) {
+            return *place;
+        }
+        let before: usize = g.kernel.scratch[..n as usize].iter().map(|d| d.size()).sum();
+        g.load_call(RCX, call_offset!(scratch_len));
+        g.a.imul_imm(RCX, RCX, before as i32);
+        g.a.alu_mem(Alu::Add, RCX, Mem::at(RDI, call_offset!(scratch)));
+        let base = self.base(g);
+        let place = self.program.place(Place { base, step: Step::Unit, dtype: g.kernel.scratch[n as usize] });
+        self.places.insert((false, n), place);
+        place
+    }
+
+    /// Appends the instructions of the stage.
+    pub fn add_insts(&mut self, g: &mut Gen<'_>) {
+        let kernel = g.kernel;
+        let mut parts: FxHashMap<Value, Rare> = FxHashMap::default();
+        let mut deferred: FxHashMap<Value, ()> = FxHashMap::default();
+        if !self.program.straight {
+            for part in rare(kernel, self.stage) {
+                deferred.extend(part.needed.iter().chain(&part.selects).map(|v| (*v, ())));
+                parts.insert(part.selects[0], part);
+            }
+        }
+        for v in kernel.stages[self.stage].values() {
+            if let Some(part) = parts.get(&v) {
+                self.add_rare(g, part);
+            }
+            if !deferred.contains_key(&v) {
+                self.add_inst(g, v);
+            }
+        }
+    }
+
+    fn add_inst(&mut self, g: &mut Gen<'_>, v: Value) {
+        let kernel = g.kernel;
+        let dtype = kernel.dtype(v);
+        let node = match kernel.inst(v) {
+            Inst::Const(_) | Inst::Param(_) => {
+                self.node(g, v);
+                return;
+            }
+            Inst::Prim(prim, args) => {
+                let args: SmallVec<[NodeId; 3]> = args.iter().map(|a| self.node(g, *a)).collect();
+                self.program.push(What::Prim(*prim), dtype, &args)
+            }
+            Inst::Load(n) => {
+                let row = self.program.straight;
+                let splat = !row && kernel.operands[*n as usize].access == Access::Broadcast;
+                let place = self.operand_place(g, *n, row);
+                self.program.push(if splat { What::Splat(place) } else { What::Load(place) }, dtype, &[])
+            }
+            Inst::Store(n, x) => {
+                let x = self.node(g, *x);
+                let place = self.operand_place(g, *n, self.program.straight);
+                self.program.push(What::Store(place), dtype, &[x])
+            }
+            Inst::ScratchLoad(n) => {
+                let place = self.scratch_place(g, *n);
+                self.program.push(What::Load(place), dtype, &[])
+            }
+            Inst::ScratchStore(n, x) => {
+                let x = self.node(g, *x);
+                let place = self.scratch_place(g, *n);
+                self.program.push(What::Store(place), dtype, &[x])
+            }
+            Inst::Reduced(n) if self.program.straight => {
+                let component = g.analysis.components[*n as usize] + kernel.reductions[*n as usize].reducer.result();
+                g.load_call(RCX, call_offset!(state_stride));
+                g.a.imul_imm(RCX, RCX, component as i32);
+                g.a.alu_mem(Alu::Add, RCX, Mem::at(RDI, call_offset!(states)));
+                let base = self.base(g);
+                let place = self.program.place(Place { base, step: Step::Fixed, dtype });
+                self.program.push(What::Load(place), dtype, &[])
+            }
+            Inst::Reduced(n) => match self.reduced.get(*n as usize) {
+                Some(place) => self.program.push(What::Load(*place), dtype, &[]),
+                None => return g.refuse("the result of a reduction in a loop"),
+            },
+            Inst::Arg(_) => return g.refuse("an argument in a kernel"),
+        };
+        self.nodes.insert(v, node);
+        if self.program.straight
+            && let Some(word) = g.analysis.frame_slots[v.index()]
+            && !matches!(kernel.inst(v), Inst::Store(..))
+        {
+            self.program.push(What::StoreFrame(word), dtype, &[node]);
+        }
+    }
+
+    /// Appends rare work: as a part of its own, if the condition varies.
+    fn add_rare(&mut self, g: &mut Gen<'_>, rare: &Rare) {
+        let kernel = g.kernel;
+        let condition = self.node(g, rare.condition);
+        if self.program.classes[condition as usize] != super::program::Class::Varying {
+            for v in rare.needed.iter().chain(&rare.selects) {
+                self.add_inst(g, *v);
+            }
+            return;
+        }
+        let mut part = Program::default();
+        let mut inputs: Vec<NodeId> = Vec::new();
+        let mut map: FxHashMap<Value, NodeId> = FxHashMap::default();
+        let mut otherwise = SmallVec::new();
+        let mut outside: Vec<Value> = vec![rare.condition];
+        for select in &rare.selects {
+            outside.extend(operands_of(kernel.inst(*select)).get(2));
+        }
+        for v in &rare.needed {
+            outside.extend(operands_of(kernel.inst(*v)).iter().filter(|a| !rare.needed.contains(a)));
+        }
+        for v in outside {
+            if map.contains_key(&v) {
+                continue;
+            }
+            let dtype = kernel.dtype(v);
+            let node = match kernel.inst(v) {
+                Inst::Const(literal) => part.constant(*literal),
+                _ => {
+                    inputs.push(self.node(g, v));
+                    // Where it is is settled when the code is emitted.
+                    let place = part.place(Place { base: Base::Stack(Slot(0)), step: Step::Unit, dtype });
+                    part.push(What::Load(place), dtype, &[])
+                }
+            };
+            map.insert(v, node);
+        }
+        let lookup = |map: &FxHashMap<Value, NodeId>, v: Value| map.get(&v).copied().unwrap_or(0);
+        let mut results = Vec::new();
+        for v in rare.needed.iter().chain(&rare.selects) {
+            if let Inst::Prim(prim, args) = kernel.inst(*v) {
+                let args: SmallVec<[NodeId; 3]> = args.iter().map(|a| lookup(&map, *a)).collect();
+                let node = part.push(What::Prim(*prim), kernel.dtype(*v), &args);
+                map.insert(*v, node);
+            }
+        }
+        for select in &rare.selects {
+            let dtype = kernel.dtype(*select);
+            let place = part.place(Place { base: Base::Stack(Slot(0)), step: Step::Unit, dtype });
+            results.push((place, lookup(&map, *select), dtype));
+        }
+        for (place, node, dtype) in results {
+            part.push(What::Store(place), dtype, &[node]);
+        }
+        for select in &rare.selects {
+            if let Some(other) = operands_of(kernel.inst(*select)).get(2) {
+                otherwise.push(self.node(g, *other));
+            }
+        }
+        let at = self.program.nodes.len() as NodeId;
+        for select in &rare.selects {
+            let node = self.program.push(What::Rare, kernel.dtype(*select), &[]);
+            self.nodes.insert(*select, node);
+        }
+        self.program.rare.push(RarePart { at, otherwise, condition, inputs, program: part });
+    }
+
+    /// The program, ready to be emitted.
+    pub fn finish(mut self, g: &mut Gen<'_>) -> Program {
+        self.program.finish(g.a.isa);
+        let lanes = self.program.lanes;
+        for part in &mut self.program.rare {
+            part.program.most_lanes = lanes;
+            part.program.finish(g.a.isa);
+        }
+        self.program
+    }
+}
