@@ -123,7 +123,7 @@ class Report(unittest.TestCase):
     def test_every_row_behind_is_told(self):
         (row,) = report.behind([self.CELL])
         self.assertEqual(row, ["exp", "1e3", "f64", "1 thread", "fresh", "1.33", "numpy", "4 s", "3 s"])
-        self.assertIn("1.33 4 s to 3 s of numpy            BEHIND", report.terminal({"cells": [self.CELL]}))
+        self.assertIn("1.33 4 s to 3 s of numpy                   BEHIND", report.terminal({"cells": [self.CELL]}))
 
     def test_who_is_left_out_is_told(self):
         self.assertEqual(report.left_out([self.CELL]), [["numexpr", "exp", "f64", "failed", "1"]])
