@@ -23,6 +23,8 @@ mod memory;
 mod prim;
 mod program;
 mod rows;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
 
 pub(crate) use asm::Isa;
 
@@ -67,8 +69,20 @@ impl Isa {
     }
 }
 
+/// The machine code of a kernel.
+pub(crate) struct Code {
+    pub bytes: Vec<u8>,
+    /// How many of the bytes are instructions; constants follow them.
+    pub instructions: usize,
+}
+
 /// The machine code of a kernel; or why this tier has none.
-pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Vec<u8>, &'static str> {
+pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Code, &'static str> {
+    let asm = emit(kernel, analysis, isa)?;
+    Ok(Code { instructions: asm.code_len(), bytes: asm.finish() })
+}
+
+fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Asm, &'static str> {
     if kernel.insts.len() > INST_LIMIT {
         return Err("too many instructions");
     }
@@ -95,7 +109,7 @@ pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<
     g.prologue(body);
     match g.refused {
         None if g.stack > FRAME_LIMIT => Err("too much stack"),
-        None => Ok(g.a.finish()),
+        None => Ok(g.a),
         Some(reason) => Err(reason),
     }
 }
