@@ -43,7 +43,7 @@ const MASK_TO_BYTES: Op = op(2, 2, 0x28, false);
 pub(super) const ABS_B: Op = op(1, 2, 0x1c, false);
 
 /// Loads for the lanes of a mask, by the size of an element.
-const fn masked_load(size: usize) -> Op {
+pub(super) const fn masked_load(size: usize) -> Op {
     match size {
         1 => op(3, 1, 0x6f, false),
         2 => op(3, 1, 0x6f, true),
@@ -173,6 +173,15 @@ impl Body<'_, '_, '_> {
                 } else {
                     let reg = self.reg(copy, value);
                     self.store_elements(copy, place, reg);
+                }
+            }
+            What::StoreFirst(place) => {
+                let value = self.arg(node, 0);
+                let size = dtype.size();
+                let reg = if dtype == DType::Bool { self.bool_to_bytes(copy, value) } else { self.reg(copy, value) };
+                match self.place_address(place, 0) {
+                    Some((mem, _)) => self.store_bytes(reg, mem, size),
+                    None => self.g.refuse("a strided place for one lane"),
                 }
             }
             What::StoreFrame(word) => {

@@ -33,6 +33,8 @@ pub(super) enum What {
     Load(PlaceId),
     /// Writes the argument to a place.
     Store(PlaceId),
+    /// Writes the first lane of the argument to a place.
+    StoreFirst(PlaceId),
     /// Writes the argument, of which all lanes are the same, to a word of the frame.
     StoreFrame(u32),
     /// The n-th value that a loop carries.
