@@ -768,7 +768,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
                 self.g.a.alu_imm(Alu::And, RCX, lanes as i32 - 1);
                 Some((Mem { index: Some((RCX, scale)), disp: base.disp + ahead, ..base }, true))
             }
-            Step::Strided(_) => None,
+            Step::Strided(_) | Step::Any(_) => None,
         }
     }
 

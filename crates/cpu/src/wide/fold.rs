@@ -54,6 +54,11 @@ impl Fold {
         }
     }
 
+    /// The lanes of a leaf.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
     /// All folds of a stage.
     fn of_stage(g: &Gen<'_>, stage: usize) -> Vec<Fold> {
         g.kernel.reductions_of(stage).map(|(i, _)| Fold::new(g, i)).collect()
@@ -146,7 +151,11 @@ pub(super) fn leaves(g: &mut Gen<'_>, stage: usize) {
 enum Source {
     Memory,
     /// For each component one register per copy, of so many lanes.
-    Registers { registers: Vec<u8>, copies: usize, lanes: usize },
+    Registers {
+        registers: Vec<u8>,
+        copies: usize,
+        lanes: usize,
+    },
 }
 
 /// The stage with the states carried by the loop, and the copies that make up all lanes; if that is possible.

@@ -61,6 +61,17 @@ const fn masked_store(size: usize) -> Op {
     Op { opcode: 0x7f, ..masked_load(size) }
 }
 
+/// The instruction that loads a power of two of bytes.
+fn load_for(bytes: usize) -> (Op, Len) {
+    match bytes {
+        1 => (SPLAT_B, Len::L128),
+        2 => (SPLAT_W, Len::L128),
+        4 => (LOAD_4, Len::L128),
+        8 => (LOAD_8, Len::L128),
+        _ => (LOAD, Len::of(bytes)),
+    }
+}
+
 /// The instruction that repeats an element of memory or of a register's first lane.
 pub(super) const fn splat(size: usize) -> Op {
     match size {
@@ -456,13 +467,7 @@ impl Body<'_, '_, '_> {
     }
 
     fn load_bytes(&mut self, reg: u8, mem: Mem, bytes: usize) {
-        let (op, len) = match bytes {
-            1 => (SPLAT_B, Len::L128),
-            2 => (SPLAT_W, Len::L128),
-            4 => (LOAD_4, Len::L128),
-            8 => (LOAD_8, Len::L128),
-            _ => (LOAD, Len::of(bytes)),
-        };
+        let (op, len) = load_for(bytes);
         self.emit(op, len, reg, 0, memory(mem, bytes), None);
     }
 
@@ -506,7 +511,7 @@ impl Body<'_, '_, '_> {
     /// RCX: the first strided element of a copy; RDX: the stride.
     fn strided_start(&mut self, copy: usize, place: PlaceId) {
         let place = self.places[place as usize];
-        if let Step::Strided(stride) = place.step {
+        if let Step::Strided(stride) | Step::Any(stride) = place.step {
             self.g.a.load(RDX, stride.mem());
         }
         let ahead = copy * self.lanes;
@@ -553,6 +558,20 @@ impl Body<'_, '_, '_> {
         if self.masked {
             return self.load_through_buffer(reg, size);
         }
+        let done = self.g.a.label();
+        if matches!(self.places[place as usize].step, Step::Any(_)) {
+            self.g.a.alu_imm(Alu::Cmp, RDX, size as i32);
+            self.g.unless(Cond::NotEqual, |g| {
+                let (op, len) = load_for(bytes);
+                g.a.vector(op, len, reg, 0, Rm::Mem(Mem::at(RCX, 0)), None, PLAIN, bytes);
+                g.a.jump(done);
+            });
+            self.g.a.test(RDX, RDX);
+            self.g.unless(Cond::NotEqual, |g| {
+                g.a.vector(splat(size), Len::of(bytes), reg, 0, Rm::Mem(Mem::at(RCX, 0)), None, PLAIN, size);
+                g.a.jump(done);
+            });
+        }
         let per_part = 16 / size;
         let part = if bytes > 16 { self.temp() } else { reg };
         self.each_strided(|body, lane, mem| {
@@ -574,6 +593,7 @@ impl Body<'_, '_, '_> {
                 body.emit(INSERT_128, len, reg, reg, Operand::reg(to), Some((lane / per_part) as u8));
             }
         });
+        self.g.a.bind(done);
     }
 
     fn store_strided(&mut self, copy: usize, place: PlaceId, reg: u8) {
@@ -588,6 +608,15 @@ impl Body<'_, '_, '_> {
         self.strided_start(copy, place);
         let per_part = 16 / size;
         let part = if bytes > 16 { self.temp() } else { reg };
+        let done = self.g.a.label();
+        if matches!(self.places[place as usize].step, Step::Any(_)) {
+            let apart = self.g.a.label();
+            self.g.a.alu_imm(Alu::Cmp, RDX, size as i32);
+            self.g.a.jump_if(Cond::NotEqual, apart);
+            self.store_bytes(reg, Mem::at(RCX, 0), bytes);
+            self.g.a.jump(done);
+            self.g.a.bind(apart);
+        }
         self.each_strided(|body, lane, mem| {
             let index = lane % per_part;
             let from = if lane < per_part { reg } else { part };
@@ -604,6 +633,7 @@ impl Body<'_, '_, '_> {
                 (_, _) => body.emit(STORE_1, Len::L128, from, 0, last, Some(index as u8)),
             }
         });
+        self.g.a.bind(done);
     }
 
     /// Copies the elements that exist between a strided place (RCX, RDX) and a buffer.

@@ -83,6 +83,9 @@ pub(super) enum Step {
     Unit,
     /// By the stride in a stack slot, indexed by the loop.
     Strided(Slot),
+    /// By the stride in a stack slot, which may well be that of adjacent elements or zero; indexed by the loop. The
+    /// code asks when it runs.
+    Any(Slot),
     /// Adjacent, always the same ones.
     Fixed,
     /// Adjacent, indexed by the loop's index modulo this power of two.

@@ -1,10 +1,11 @@
 //! Row kernels: for each row the stages in order, each of them a phase, and the merging of leaves after a loop.
 
-use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI};
+use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, Shift};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
-use super::{Gen, LANE_MASK, asm::Isa, call_offset, fold};
+use super::{Gen, LANE_MASK, across, asm::Isa, call_offset, fold};
 use crate::clif::{OperandAt, operands_of, stage_is_empty};
+use numfuse_core::dtype::DType;
 use numfuse_core::kernel::rare::{Rare, rare};
 use numfuse_core::kernel::{Access, Inst, StageKind, Value};
 use rustc_hash::FxHashMap;
@@ -19,6 +20,7 @@ const COPIED_NODES: usize = 80;
 /// Emits the code of a row kernel.
 pub(super) fn emit(g: &mut Gen<'_>) {
     g.a.mov_imm(RBX, 0);
+    across::emit(g);
     let (head, exit) = (g.a.label(), g.a.label());
     g.a.bind(head);
     g.a.alu_mem(Alu::Cmp, RBX, Mem::at(RDI, call_offset!(rows)));
@@ -149,10 +151,23 @@ pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot
     g.a.bind(exit);
 }
 
+/// Where values lie if a vector has one lane for each of several rows: vectors in the stack frame.
+#[derive(Clone, Debug)]
+pub(super) struct Across {
+    /// For each word of the frame.
+    pub frame: Vec<Slot>,
+    /// For each scratch slot an array of vectors.
+    pub scratch: Vec<Slot>,
+    /// For each state component an array of vectors.
+    pub states: Vec<Slot>,
+}
+
 /// A program being made from a stage of the kernel.
 pub(super) struct StageProgram {
     pub program: Program,
     stage: usize,
+    /// Where values lie if a vector has one lane for each of several rows.
+    pub across: Option<Across>,
     nodes: FxHashMap<Value, NodeId>,
     places: FxHashMap<(bool, u32), PlaceId>,
     bases: usize,
@@ -165,6 +180,7 @@ impl StageProgram {
         StageProgram {
             program: if straight { Program::straight(1) } else { Program::default() },
             stage,
+            across: None,
             nodes: FxHashMap::default(),
             places: FxHashMap::default(),
             bases: 0,
@@ -181,6 +197,10 @@ impl StageProgram {
         let node = match (g.kernel.inst(v), g.analysis.frame_slots[v.index()]) {
             (Inst::Const(literal), _) => self.program.constant(*literal),
             (Inst::Param(n), _) => self.program.push(What::Param(*n), dtype, &[]),
+            (_, Some(word)) if self.across.is_some() => {
+                let place = self.across_frame(word, dtype);
+                self.program.push(What::Load(place), dtype, &[])
+            }
             (_, Some(word)) => self.program.push(What::Frame(word), dtype, &[]),
             (_, None) => {
                 g.refuse("a row value has no place");
@@ -219,6 +239,20 @@ impl StageProgram {
         }
         let operand = &g.kernel.operands[n as usize];
         let at = (n as usize * size_of::<OperandAt>()) as i32;
+        if self.across.is_some() {
+            // The index is that of the row: the inner element is in RBX.
+            g.load_call(RDX, call_offset!(operands));
+            g.a.load(RCX, Mem::at(RDX, at + offset_of!(OperandAt, row) as i32));
+            let stride = g.word_slot();
+            g.a.store(stride.mem(), RCX);
+            g.a.mov(RCX, RBX);
+            g.a.imul_mem(RCX, Mem::at(RDX, at + offset_of!(OperandAt, inner) as i32));
+            g.a.alu_mem(Alu::Add, RCX, Mem::at(RDX, at + offset_of!(OperandAt, pointer) as i32));
+            let base = self.base(g);
+            let place = self.program.place(Place { base, step: Step::Any(stride), dtype: operand.dtype });
+            self.places.insert((true, n), place);
+            return place;
+        }
         g.load_call(RDX, call_offset!(operands));
         g.a.mov(RCX, RBX);
         g.a.imul_mem(RCX, Mem::at(RDX, at + offset_of!(OperandAt, row) as i32));
@@ -244,6 +278,12 @@ impl StageProgram {
         if let Some(place) = self.places.get(&(false, n)) {
             return *place;
         }
+        if let Some(across) = &self.across {
+            let slot = across.scratch[n as usize];
+            let place = self.vector_place(g, slot, g.kernel.scratch[n as usize]);
+            self.places.insert((false, n), place);
+            return place;
+        }
         let before: usize = g.kernel.scratch[..n as usize].iter().map(|d| d.size()).sum();
         g.load_call(RCX, call_offset!(scratch_len));
         g.a.imul_imm(RCX, RCX, before as i32);
@@ -259,7 +299,7 @@ impl StageProgram {
         let kernel = g.kernel;
         let mut parts: FxHashMap<Value, Rare> = FxHashMap::default();
         let mut deferred: FxHashMap<Value, ()> = FxHashMap::default();
-        if !self.program.straight {
+        if !self.program.straight || self.across.is_some() {
             for part in rare(kernel, self.stage) {
                 deferred.extend(part.needed.iter().chain(&part.selects).map(|v| (*v, ())));
                 parts.insert(part.selects[0], part);
@@ -288,8 +328,8 @@ impl StageProgram {
                 self.program.push(What::Prim(*prim), dtype, &args)
             }
             Inst::Load(n) => {
-                let row = self.program.straight;
-                let splat = !row && kernel.operands[*n as usize].access == Access::Broadcast;
+                let row = self.program.straight && self.across.is_none();
+                let splat = !self.program.straight && kernel.operands[*n as usize].access == Access::Broadcast;
                 let place = self.operand_place(g, *n, row);
                 self.program.push(if splat { What::Splat(place) } else { What::Load(place) }, dtype, &[])
             }
@@ -306,6 +346,12 @@ impl StageProgram {
                 let x = self.node(g, *x);
                 let place = self.scratch_place(g, *n);
                 self.program.push(What::Store(place), dtype, &[x])
+            }
+            Inst::Reduced(n) if self.across.is_some() => {
+                let component = g.analysis.components[*n as usize] + kernel.reductions[*n as usize].reducer.result();
+                let slot = self.across.as_ref().map_or(Slot(0), |across| across.states[component]);
+                let place = self.program.place(Place { base: Base::Stack(slot), step: Step::Fixed, dtype });
+                self.program.push(What::Load(place), dtype, &[])
             }
             Inst::Reduced(n) if self.program.straight => {
                 let component = g.analysis.components[*n as usize] + kernel.reductions[*n as usize].reducer.result();
@@ -327,8 +373,28 @@ impl StageProgram {
             && let Some(word) = g.analysis.frame_slots[v.index()]
             && !matches!(kernel.inst(v), Inst::Store(..))
         {
-            self.program.push(What::StoreFrame(word), dtype, &[node]);
+            let what = match self.across {
+                Some(_) => What::Store(self.across_frame(word, dtype)),
+                None => What::StoreFrame(word),
+            };
+            self.program.push(what, dtype, &[node]);
         }
+    }
+
+    /// The place of a row value, if a vector has one lane for each of several rows.
+    fn across_frame(&mut self, word: u32, dtype: DType) -> PlaceId {
+        let slot = self.across.as_ref().map_or(Slot(0), |across| across.frame[word as usize]);
+        self.program.place(Place { base: Base::Stack(slot), step: Step::Fixed, dtype })
+    }
+
+    /// The place of the vector in an array of vectors whose index is in RBX.
+    pub fn vector_place(&mut self, g: &mut Gen<'_>, first: Slot, dtype: DType) -> PlaceId {
+        g.a.mov(RCX, RBX);
+        g.a.shift(Shift::Left, RCX, 6);
+        g.a.lea(R11, first.mem());
+        g.a.alu(Alu::Add, RCX, R11);
+        let base = self.base(g);
+        self.program.place(Place { base, step: Step::Fixed, dtype })
     }
 
     /// Appends rare work: as a part of its own, if the condition varies.
