@@ -145,7 +145,7 @@ impl Compiled {
                 StageInfo { kind: stage.kind, operands }
             })
             .collect();
-        let cost = estimate(kernel);
+        let cost = estimate(kernel, tier);
         Compiled {
             code,
             tier,
@@ -335,8 +335,14 @@ fn misfit(what: &str) -> Error {
     Error::Internal(format!("the launch does not fit the kernel: {what}"))
 }
 
-/// Nanoseconds for an inner element, about: vectors of 16 bytes, and memory somewhere between cache and main memory.
-fn estimate(kernel: &Kernel) -> f64 {
+/// Nanoseconds for an inner element, about: vectors as wide as the tier's, and operands that are in the second-level cache. Those
+/// from main memory take longer, but then there is enough work to share out anyway.
+fn estimate(kernel: &Kernel, tier: Tier) -> f64 {
+    let narrow = match tier {
+        Tier::Avx512 => 0.25,
+        Tier::Avx2 => 0.5,
+        Tier::Cranelift | Tier::Widest => 1.0,
+    };
     let loops = kernel.stages.iter().filter(|stage| stage.kind == StageKind::Loop);
     let mut cost = 0.05 + 0.1 * kernel.reductions.len() as f64;
     for v in loops.flat_map(|stage| stage.values()) {
@@ -346,8 +352,8 @@ fn estimate(kernel: &Kernel) -> f64 {
             Inst::Prim(Prim::Rem, _) => 4.0,
             Inst::Prim(Prim::Div, _) if dtype.is_int() => 3.0,
             Inst::Prim(Prim::Div | Prim::Sqrt, _) => 0.04 * size,
-            Inst::Prim(..) => 0.008 * size,
-            Inst::Load(_) | Inst::Store(..) => 0.02 * size,
+            Inst::Prim(..) => 0.008 * narrow * size,
+            Inst::Load(_) | Inst::Store(..) => 0.01 * size,
             Inst::ScratchLoad(_) | Inst::ScratchStore(..) => 0.005 * size,
             Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) | Inst::Reduced(_) => 0.0,
         };

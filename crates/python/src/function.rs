@@ -7,7 +7,7 @@ use crate::run::{self, Inputs};
 use numfuse::{Code, Diagnostic, suggest};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
 
 /// An expression as a function of its names: what `compile` returns.
 #[pyclass(frozen, module = "numfuse")]
@@ -15,6 +15,8 @@ pub struct Function {
     expression: Expression,
     /// The names that are not constants: what a call binds.
     names: Vec<usize>,
+    /// The number of threads that was asked for.
+    threads: Option<isize>,
 }
 
 /// Compile an expression to a function of its names.
@@ -35,13 +37,14 @@ pub struct Function {
 /// array([3., 5.])
 ///
 /// Machine code is made when the function is first called with arguments of new dtypes or ranks; sizes may vary. Any
-/// number of threads may call one function at once.
+/// number of threads may call one function at once. Without ``threads``, a call uses as many as ``get_num_threads`` says
+/// when the function is compiled. Functions can be pickled.
 #[pyfunction]
 #[pyo3(signature = (expr, *, threads=None))]
 pub fn compile(py: Python<'_>, expr: &Bound<'_, PyString>, threads: Option<isize>) -> PyResult<Function> {
     let expression = Expression::new(py, expr.to_str()?, crate::threads::number(threads)?)?;
     let names = expression.names.iter().enumerate().filter(|(_, name)| !name.is_constant).map(|(i, _)| i).collect();
-    Ok(Function { expression, names })
+    Ok(Function { expression, names, threads })
 }
 
 #[pymethods]
@@ -62,6 +65,16 @@ impl Function {
         Ok(format!("numfuse.compile({})", PyString::new(py, self.expr()).repr()?))
     }
 
+    /// As a call of `compile`: machine code is not taken along.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (&str,))> {
+        let compile = py.import("numfuse")?.getattr("compile")?;
+        let Some(threads) = self.threads else { return Ok((compile, (self.expr(),))) };
+        let options = [("threads", threads)].into_py_dict(py)?;
+        let partial = py.import("functools")?.getattr("partial")?.call((compile,), Some(&options))?;
+        Ok((partial, (self.expr(),)))
+    }
+
+    /// Evaluate the expression.
     #[pyo3(signature = (*args, **kwargs))]
     fn __call__<'py>(
         &self,

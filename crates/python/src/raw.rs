@@ -6,7 +6,7 @@
 //! made. As with NumPy's own functions, other Python threads may write to an array while it is being read: which of the
 //! two values is read is not specified, and nothing worse can happen, because no address depends on an element. What must
 //! not happen is that the memory goes away: the array is kept alive by the borrow, and `ndarray.resize`, the one way to
-//! free memory under a live array, refuses arrays that have other references.
+//! free memory under a live array, refuses arrays that have other references unless it is told not to look.
 
 use numfuse::{ArrayMut, ArrayRef, DType, Result};
 use numpy::npyffi::{

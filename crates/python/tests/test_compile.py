@@ -1,5 +1,8 @@
 """`compile`: how its functions are called, and that they agree with `evaluate`."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -75,3 +78,10 @@ def test_into_memory_of_the_caller():
     np.testing.assert_array_equal(first, A * 2)
     assert second == 6
     assert f(A, out=None)[1] == 6
+
+
+def test_copies():
+    for f in [numfuse.compile("a - b"), numfuse.compile("a - b", threads=1)]:
+        for again in [pickle.loads(pickle.dumps(f)), copy.copy(f), copy.deepcopy(f)]:
+            assert again.expr == f.expr and repr(again) == repr(f)
+            np.testing.assert_array_equal(again(A, B), A - B)

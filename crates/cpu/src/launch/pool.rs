@@ -4,16 +4,26 @@
 //! Helpers run in a rayon pool of our own. It is made when the first job needs it and belongs to the process that made
 //! it: a forked child has none of its threads, so it forgets the pool and makes another. A pool that cannot be made
 //! leaves the work to the caller.
+//!
+//! To wake a thread takes longer than a small job does, so a helper that has nothing left to do lingers: for some
+//! microseconds it looks at a board where the next job is posted, before it goes back to the pool and sleeps. A post is an
+//! offer and no more: whether none, one or several helpers see it, the job is done, by the caller if need be.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// How long a helper lingers after its last chunk.
+const LINGER: Duration = Duration::from_micros(50);
 
 /// A job of `total` chunks.
 struct Job {
     next: AtomicUsize,
     finished: AtomicUsize,
     total: usize,
+    /// How many more helpers may take part.
+    places: AtomicUsize,
     /// Set before the caller sleeps.
     sleeping: AtomicBool,
     caller: Thread,
@@ -27,6 +37,17 @@ unsafe impl Send for Job {}
 unsafe impl Sync for Job {}
 
 impl Job {
+    /// Takes part as a helper, if one more may. Returns whether there was anything to do.
+    fn help(&self) -> bool {
+        let one_less = |places: usize| places.checked_sub(1);
+        self.next.load(Ordering::Relaxed) < self.total
+            && self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+            && {
+                self.work();
+                true
+            }
+    }
+
     fn work(&self) {
         loop {
             let chunk = self.next.fetch_add(1, Ordering::Relaxed);
@@ -61,6 +82,7 @@ pub(super) fn for_each_chunk(total: usize, threads: usize, run: &(dyn Fn(usize) 
         (0..total).for_each(run);
         return;
     };
+    let helpers = helpers.min(pool.threads.current_num_threads());
     // SAFETY: only the lifetime changes; the job is used up before this function returns.
     let run =
         unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(run) };
@@ -68,13 +90,19 @@ pub(super) fn for_each_chunk(total: usize, threads: usize, run: &(dyn Fn(usize) 
         next: AtomicUsize::new(0),
         finished: AtomicUsize::new(0),
         total,
+        places: AtomicUsize::new(helpers),
         sleeping: AtomicBool::new(false),
         caller: std::thread::current(),
         run,
     });
-    for _ in 0..helpers.min(pool.current_num_threads()) {
+    let lingering = pool.board.post(&job);
+    for _ in lingering..helpers {
         let job = Arc::clone(&job);
-        pool.spawn(move || job.work());
+        pool.threads.spawn(move || {
+            job.help();
+            drop(job);
+            pool.board.linger();
+        });
     }
     /// Waits for the helpers, even if the caller's own chunk panics.
     struct Wait<'a>(&'a Job);
@@ -91,7 +119,7 @@ pub(super) fn for_each_chunk(total: usize, threads: usize, run: &(dyn Fn(usize) 
             }
             self.0.sleeping.store(true, Ordering::SeqCst);
             while self.0.finished.load(Ordering::SeqCst) < claimed {
-                std::thread::park_timeout(std::time::Duration::from_millis(1));
+                std::thread::park_timeout(Duration::from_millis(1));
             }
         }
     }
@@ -100,15 +128,80 @@ pub(super) fn for_each_chunk(total: usize, threads: usize, run: &(dyn Fn(usize) 
     drop(wait);
 }
 
+/// Where the job is posted that was begun last, for helpers that linger.
+#[derive(Default)]
+struct Board {
+    /// How many helpers look at it.
+    lingering: AtomicUsize,
+    /// Changes with each post.
+    posts: AtomicU64,
+    /// Nobody waits for this lock, so that nothing depends on who holds it.
+    job: Mutex<Option<Arc<Job>>>,
+}
+
+impl Board {
+    /// Posts a job, if there is anyone to see it; returns for how many helpers.
+    fn post(&self, job: &Arc<Job>) -> usize {
+        let lingering = self.lingering.load(Ordering::Relaxed);
+        if lingering == 0 {
+            return 0;
+        }
+        let Ok(mut posted) = self.job.try_lock() else { return 0 };
+        let old = posted.replace(Arc::clone(job));
+        drop(posted);
+        self.posts.fetch_add(1, Ordering::Release);
+        drop(old);
+        lingering
+    }
+
+    /// Helps with what is posted, until nothing has been for a while.
+    fn linger(&self) {
+        let mut seen = self.posts.load(Ordering::Acquire);
+        self.lingering.fetch_add(1, Ordering::Relaxed);
+        let mut end = Instant::now() + LINGER;
+        'look: while Instant::now() < end {
+            for _ in 0..32 {
+                std::hint::spin_loop();
+                let posts = self.posts.load(Ordering::Acquire);
+                if posts == seen {
+                    continue;
+                }
+                seen = posts;
+                let job = self.job.try_lock().ok().and_then(|job| job.clone());
+                if let Some(job) = job {
+                    self.lingering.fetch_sub(1, Ordering::Relaxed);
+                    let helped = job.help();
+                    drop(job);
+                    self.lingering.fetch_add(1, Ordering::Relaxed);
+                    if helped {
+                        end = Instant::now() + LINGER;
+                    }
+                    continue 'look;
+                }
+            }
+        }
+        // Whoever leaves last takes the post with him: it is over, or its caller does without.
+        if self.lingering.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let over = self.job.try_lock().ok().and_then(|mut job| job.take());
+            drop(over);
+        }
+    }
+}
+
+struct Pool {
+    threads: rayon::ThreadPool,
+    board: Board,
+}
+
 struct Owned {
     process: u32,
-    pool: rayon::ThreadPool,
+    pool: Pool,
 }
 
 static POOL: AtomicPtr<Owned> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The pool of this process.
-fn pool() -> Option<&'static rayon::ThreadPool> {
+fn pool() -> Option<&'static Pool> {
     let process = std::process::id();
     let known = POOL.load(Ordering::Acquire);
     // SAFETY: a pointer in `POOL` came from `Box::into_raw` below and is never freed.
@@ -118,11 +211,12 @@ fn pool() -> Option<&'static rayon::ThreadPool> {
         return Some(&owned.pool);
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let pool = rayon::ThreadPoolBuilder::new()
+    let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(cores.clamp(4, 256) - 1)
         .thread_name(|i| format!("numfuse-{i}"))
         .build()
         .ok()?;
+    let pool = Pool { threads, board: Board::default() };
     let new = Box::into_raw(Box::new(Owned { process, pool }));
     match POOL.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
@@ -153,6 +247,37 @@ mod tests {
                 seen[chunk].fetch_add(1, Ordering::Relaxed);
             });
             assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{total} {threads}");
+        }
+    }
+
+    #[test]
+    fn jobs_that_follow_each_other_are_each_done_once() {
+        // With pauses shorter and longer than helpers linger.
+        for round in 0..300u64 {
+            let seen: Vec<AtomicU32> = (0..20).map(|_| AtomicU32::new(0)).collect();
+            for_each_chunk(seen.len(), 3, &|chunk| {
+                seen[chunk].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1), "round {round}");
+            if round % 10 == 0 {
+                std::thread::sleep(Duration::from_micros(5 * round));
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_threads_take_part_than_asked_for() {
+        for_each_chunk(100, 8, &|_| {});
+        for threads in [1, 2, 3] {
+            let took_part = Mutex::new(Vec::new());
+            for_each_chunk(200, threads, &|_| {
+                let mut took_part = took_part.lock().unwrap();
+                let current = std::thread::current().id();
+                if !took_part.contains(&current) {
+                    took_part.push(current);
+                }
+            });
+            assert!(took_part.into_inner().unwrap().len() <= threads);
         }
     }
 
