@@ -70,7 +70,7 @@ pub(super) fn emit(g: &mut Gen<'_>) {
         match kernel.stages[stage].kind {
             StageKind::Row => {
                 g.a.mov_imm(RBX, 0);
-                let mut program = stage_program(stage, &across, lanes);
+                let mut program = stage_program(g, stage, &across, lanes);
                 program.add_insts(g);
                 let program = program.finish(g);
                 run_once(g, &program);
@@ -103,8 +103,8 @@ fn group(g: &Gen<'_>) -> usize {
     (g.a.isa.bytes() / widest).min(narrow)
 }
 
-fn stage_program(stage: usize, across: &Across, lanes: usize) -> StageProgram {
-    let mut program = StageProgram::new(stage, true);
+fn stage_program(g: &Gen<'_>, stage: usize, across: &Across, lanes: usize) -> StageProgram {
+    let mut program = StageProgram::new(g, stage, true);
     program.program.lanes = lanes;
     program.across = Some(across.clone());
     program
@@ -140,7 +140,7 @@ fn clear(g: &mut Gen<'_>, folds: &[Fold], across: &Across, lanes: usize) {
         g.a.mov_if(Cond::Above, RCX, RDX);
         g.a.store(used.mem(), RCX);
         count_loop(g, used, |g| {
-            let mut program = stage_program(0, across, lanes);
+            let mut program = stage_program(g, 0, across, lanes);
             for (c, literal) in fold.init.iter().enumerate() {
                 let place = program.vector_place(g, across.states[fold.component + c], fold.dtype);
                 let x = program.program.constant(*literal);
@@ -157,7 +157,7 @@ fn elements(g: &mut Gen<'_>, stage: usize, folds: &[Fold], across: &Across, lane
     let len = len_slot(g);
     let count = g.word_slot();
     count_loop(g, len, |g| {
-        let mut program = stage_program(stage, across, lanes);
+        let mut program = stage_program(g, stage, across, lanes);
         program.add_insts(g);
         for fold in folds {
             let mask = fold.lanes() as i32 - 1;
@@ -212,7 +212,7 @@ fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize) {
         g.a.mov_if(Cond::Above, RCX, RDX);
         g.a.store(pairs.mem(), RCX);
         count_loop(g, pairs, |g| {
-            let mut program = stage_program(0, across, lanes);
+            let mut program = stage_program(g, 0, across, lanes);
             let mut args: SmallVec<[NodeId; 6]> = SmallVec::new();
             let mut targets: SmallVec<[PlaceId; 2]> = SmallVec::new();
             for side in [0, half] {

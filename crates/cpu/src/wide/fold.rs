@@ -170,7 +170,7 @@ fn carried_program(g: &mut Gen<'_>, stage: usize, folds: &[Fold]) -> Option<(Pro
     if insts * 4 > CARRIED_NODES {
         return None;
     }
-    let mut program = StageProgram::new(stage, false);
+    let mut program = StageProgram::new(g, stage, false);
     let mut carried = Vec::new();
     for fold in folds {
         for _ in 0..fold.init.len() {
@@ -196,7 +196,7 @@ fn carried_program(g: &mut Gen<'_>, stage: usize, folds: &[Fold]) -> Option<(Pro
 
 /// The stage with the states in memory.
 fn memory_program(g: &mut Gen<'_>, stage: usize, folds: &[Fold]) -> Program {
-    let mut program = StageProgram::new(stage, false);
+    let mut program = StageProgram::new(g, stage, false);
     let mut places = Vec::new();
     for fold in folds {
         for slot in &fold.slots {

@@ -67,7 +67,7 @@ fn phase(g: &mut Gen<'_>, number: usize, emit: impl FnOnce(&mut Gen<'_>)) {
 }
 
 fn row_stage(g: &mut Gen<'_>, stage: usize) {
-    let mut stage = StageProgram::new(stage, true);
+    let mut stage = StageProgram::new(g, stage, true);
     stage.add_insts(g);
     let program = stage.finish(g);
     run_once(g, &program);
@@ -79,7 +79,7 @@ pub(super) fn run_once(g: &mut Gen<'_>, program: &Program) {
 }
 
 fn loop_stage(g: &mut Gen<'_>, stage: usize) {
-    let mut stage = StageProgram::new(stage, false);
+    let mut stage = StageProgram::new(g, stage, false);
     stage.add_insts(g);
     let program = stage.finish(g);
     g.load_call(RAX, call_offset!(begin));
@@ -168,7 +168,9 @@ pub(super) struct StageProgram {
     stage: usize,
     /// Where values lie if a vector has one lane for each of several rows.
     pub across: Option<Across>,
-    nodes: FxHashMap<Value, NodeId>,
+    /// The node of each value of the kernel that has one.
+    nodes: Vec<Option<NodeId>>,
+    /// The places of operands and of scratch slots.
     places: FxHashMap<(bool, u32), PlaceId>,
     bases: usize,
     /// Column kernels: where the results of reductions are, for the last stage.
@@ -176,12 +178,12 @@ pub(super) struct StageProgram {
 }
 
 impl StageProgram {
-    pub fn new(stage: usize, straight: bool) -> StageProgram {
+    pub fn new(g: &Gen<'_>, stage: usize, straight: bool) -> StageProgram {
         StageProgram {
             program: if straight { Program::straight(1) } else { Program::default() },
             stage,
             across: None,
-            nodes: FxHashMap::default(),
+            nodes: vec![None; g.kernel.insts.len()],
             places: FxHashMap::default(),
             bases: 0,
             reduced: Vec::new(),
@@ -190,8 +192,8 @@ impl StageProgram {
 
     /// The node of a value: of this stage, or a constant, a parameter or a row value of another one.
     pub fn node(&mut self, g: &mut Gen<'_>, v: Value) -> NodeId {
-        if let Some(node) = self.nodes.get(&v) {
-            return *node;
+        if let Some(node) = self.nodes[v.index()] {
+            return node;
         }
         let dtype = g.kernel.dtype(v);
         let node = match (g.kernel.inst(v), g.analysis.frame_slots[v.index()]) {
@@ -207,13 +209,13 @@ impl StageProgram {
                 self.program.push(What::Frame(0), dtype, &[])
             }
         };
-        self.nodes.insert(v, node);
+        self.nodes[v.index()] = Some(node);
         node
     }
 
     /// Says which node a value is.
     pub fn set(&mut self, v: Value, node: NodeId) {
-        self.nodes.insert(v, node);
+        self.nodes[v.index()] = Some(node);
     }
 
     /// A register for a base address, or a stack slot if there is none left. The address is in RCX.
@@ -297,19 +299,22 @@ impl StageProgram {
     /// Appends the instructions of the stage.
     pub fn add_insts(&mut self, g: &mut Gen<'_>) {
         let kernel = g.kernel;
-        let mut parts: FxHashMap<Value, Rare> = FxHashMap::default();
-        let mut deferred: FxHashMap<Value, ()> = FxHashMap::default();
-        if !self.program.straight || self.across.is_some() {
-            for part in rare(kernel, self.stage) {
-                deferred.extend(part.needed.iter().chain(&part.selects).map(|v| (*v, ())));
-                parts.insert(part.selects[0], part);
-            }
+        let looks = !self.program.straight || self.across.is_some();
+        let parts = if looks { rare(kernel, self.stage) } else { Vec::new() };
+        if parts.is_empty() {
+            return kernel.stages[self.stage].values().for_each(|v| self.add_inst(g, v));
         }
+        let mut deferred = vec![false; kernel.insts.len()];
+        for v in parts.iter().flat_map(|part| part.needed.iter().chain(&part.selects)) {
+            deferred[v.index()] = true;
+        }
+        // In the order of their first selections.
+        let mut parts = parts.iter().peekable();
         for v in kernel.stages[self.stage].values() {
-            if let Some(part) = parts.get(&v) {
+            while let Some(part) = parts.next_if(|part| part.selects[0] == v) {
                 self.add_rare(g, part);
             }
-            if !deferred.contains_key(&v) {
+            if !deferred[v.index()] {
                 self.add_inst(g, v);
             }
         }
@@ -368,7 +373,7 @@ impl StageProgram {
             },
             Inst::Arg(_) => return g.refuse("an argument in a kernel"),
         };
-        self.nodes.insert(v, node);
+        self.nodes[v.index()] = Some(node);
         if self.program.straight
             && let Some(word) = g.analysis.frame_slots[v.index()]
             && !matches!(kernel.inst(v), Inst::Store(..))
@@ -409,17 +414,21 @@ impl StageProgram {
         }
         let mut part = Program::default();
         let mut inputs: Vec<NodeId> = Vec::new();
-        let mut map: FxHashMap<Value, NodeId> = FxHashMap::default();
+        let mut map: Vec<Option<NodeId>> = vec![None; kernel.insts.len()];
+        let mut inside = vec![false; kernel.insts.len()];
+        for v in &rare.needed {
+            inside[v.index()] = true;
+        }
         let mut otherwise = SmallVec::new();
         let mut outside: Vec<Value> = vec![rare.condition];
         for select in &rare.selects {
             outside.extend(operands_of(kernel.inst(*select)).get(2));
         }
         for v in &rare.needed {
-            outside.extend(operands_of(kernel.inst(*v)).iter().filter(|a| !rare.needed.contains(a)));
+            outside.extend(operands_of(kernel.inst(*v)).iter().filter(|a| !inside[a.index()]));
         }
         for v in outside {
-            if map.contains_key(&v) {
+            if map[v.index()].is_some() {
                 continue;
             }
             let dtype = kernel.dtype(v);
@@ -432,15 +441,15 @@ impl StageProgram {
                     part.push(What::Load(place), dtype, &[])
                 }
             };
-            map.insert(v, node);
+            map[v.index()] = Some(node);
         }
-        let lookup = |map: &FxHashMap<Value, NodeId>, v: Value| map.get(&v).copied().unwrap_or(0);
+        let lookup = |map: &[Option<NodeId>], v: Value| map[v.index()].unwrap_or(0);
         let mut results = Vec::new();
         for v in rare.needed.iter().chain(&rare.selects) {
             if let Inst::Prim(prim, args) = kernel.inst(*v) {
                 let args: SmallVec<[NodeId; 3]> = args.iter().map(|a| lookup(&map, *a)).collect();
                 let node = part.push(What::Prim(*prim), kernel.dtype(*v), &args);
-                map.insert(*v, node);
+                map[v.index()] = Some(node);
             }
         }
         for select in &rare.selects {
@@ -459,7 +468,7 @@ impl StageProgram {
         let at = self.program.nodes.len() as NodeId;
         for select in &rare.selects {
             let node = self.program.push(What::Rare, kernel.dtype(*select), &[]);
-            self.nodes.insert(*select, node);
+            self.nodes[select.index()] = Some(node);
         }
         self.program.rare.push(RarePart { at, otherwise, condition, inputs, program: part });
     }
