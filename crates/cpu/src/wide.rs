@@ -4,8 +4,8 @@
 //! the driver does not know the difference; the bits are the same too. What this tier cannot do it refuses, and the
 //! kernel goes to Cranelift.
 //!
-//! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`fold`] and [`columns`] (the
-//! loops), [`body`] (registers), [`prim`], [`cast`], [`lanes`] and [`memory`] (instructions), [`asm`] (their bytes).
+//! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`fold`], [`columns`] and
+//! [`across`] (the loops), [`body`] (registers), [`prim`], [`cast`], [`lanes`] and [`memory`] (instructions), [`asm`] (their bytes).
 //!
 //! # Conventions of the code
 //!
@@ -13,6 +13,7 @@
 //! free to use between instructions of the programs; the other registers hold base addresses. Mask register 1 has the
 //! lanes that exist in a masked body. The stack is 64-byte aligned, and slots are offsets from RSP.
 
+mod across;
 mod asm;
 mod body;
 mod cast;

@@ -161,6 +161,7 @@ pub(super) enum Cond {
     BelowEqual = 0x6,
     Above = 0x7,
     Less = 0xc,
+    LessEqual = 0xe,
     Greater = 0xf,
 }
 
