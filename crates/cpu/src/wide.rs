@@ -52,9 +52,9 @@ const INST_LIMIT: usize = 20_000;
 const FRAME_LIMIT: i32 = 128 << 10;
 
 impl Isa {
-    /// The best one that this host has.
+    /// The best one that this host has. The code follows the System V convention, so there is none on Windows.
     pub fn host() -> Option<Isa> {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(windows)))]
         {
             use std::arch::is_x86_feature_detected as has;
             let avx2 = has!("avx2") && has!("fma") && has!("bmi1") && has!("bmi2");

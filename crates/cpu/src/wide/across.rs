@@ -17,7 +17,7 @@ use numfuse_core::kernel::StageKind;
 use smallvec::SmallVec;
 
 /// Rows of more elements than this run one by one.
-const LONGEST: usize = 64;
+const LONGEST: usize = 24;
 /// Kernels with more instructions than this have no such code.
 const INST_LIMIT: usize = 400;
 /// Kernels that need more vectors in the stack frame than this have none either.

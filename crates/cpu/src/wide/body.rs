@@ -427,7 +427,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         if var.pending {
             if bytes >= 16
                 && dtype.size() == element
-                && let Some((mem, _)) = self.unit_address(copy, node)
+                && let Some(mem) = self.operand_address(copy, node)
             {
                 return Operand { rm: Rm::Mem(mem), broadcast: false, bytes };
             }
@@ -772,10 +772,14 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         }
     }
 
-    fn unit_address(&mut self, copy: usize, node: NodeId) -> Option<(Mem, bool)> {
-        match self.program.nodes[node as usize].what {
-            What::Load(place) => self.place_address(place, copy),
-            _ => None,
+    /// The address of a deferred load's elements, if no register that other operands may need is part of it.
+    fn operand_address(&mut self, copy: usize, node: NodeId) -> Option<Mem> {
+        let What::Load(at) = self.program.nodes[node as usize].what else { return None };
+        let place = self.places[at as usize];
+        let steady = !matches!(place.base, Base::Spilled(_)) && matches!(place.step, Step::Unit | Step::Fixed);
+        if !steady {
+            return None;
         }
+        self.place_address(at, copy).map(|(mem, _)| mem)
     }
 }

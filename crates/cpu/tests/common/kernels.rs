@@ -554,7 +554,8 @@ pub fn random_case(rng: &mut Rng, columns: bool) -> Case {
     let Generator { rng, b, extents, params, .. } = g;
     let kernel = b.finish();
     let outer_rank = rng.below(3);
-    let outer = if rng.one_in(30) { sizes(rng, outer_rank, &[0]) } else { sizes(rng, outer_rank, &[1, 2, 3, 4, 9, 21, 35]) };
+    let outer =
+        if rng.one_in(30) { sizes(rng, outer_rank, &[0]) } else { sizes(rng, outer_rank, &[1, 2, 3, 4, 9, 21, 35]) };
     let inner_rank = if rng.one_in(4) { 2 + rng.below(2) } else { rng.below(2) + usize::from(!rng.one_in(5)) };
     let big = [1023, 1024, 1025, 2048, 2049, 3000, 4097];
     let small = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 130, 257];
