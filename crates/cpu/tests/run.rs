@@ -189,6 +189,33 @@ fn long(n: u32) -> Kernel {
 }
 
 #[test]
+fn more_operands_than_registers() {
+    // Addresses that do not fit the integer registers, all of them operands of fused multiply-adds.
+    let count = 21;
+    let mut b = Builder::kernel(Nest::Rows);
+    let inputs: Vec<u32> = (0..count).map(|_| b.operand(DType::F64, Role::In, Level::Inner)).collect();
+    let out = b.operand(DType::F64, Role::Out, Level::Inner);
+    b.stage(StageKind::Loop);
+    let values: Vec<Value> = inputs.iter().map(|n| b.load(*n)).collect();
+    let terms: Vec<Value> = values.chunks(3).map(|v| b.fma(v[0], v[1], v[2])).collect();
+    let sum = terms.into_iter().reduce(|x, y| b.sub(x, y)).expect("some");
+    b.store(out, sum);
+    let n = 70;
+    let block = |k: usize| {
+        let mut bytes = vec![0; 8 * n];
+        for i in 0..n {
+            put(&mut bytes, 8 * i, DType::F64, ((i * count + k) as f64 * 0.3).to_bits());
+        }
+        Block { bytes, offset: 0 }
+    };
+    let memory = (0..=count).map(block).collect();
+    let mut case = Case { kernel: b.finish(), launch: line(n, &vec![8; count + 1]), memory, params: vec![] };
+    case.prepare();
+    let modes = [Code::Avx512, Code::Avx2, Code::Cranelift].map(|code| Mode { code, threads: 1, shared: false });
+    case.check(&Compilers::new(), &modes, "many operands");
+}
+
+#[test]
 fn long_bodies_compile_and_run() {
     // More values than registers, and a frame beyond a page.
     let kernel = long(3000);
