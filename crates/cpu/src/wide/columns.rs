@@ -5,7 +5,7 @@ use super::asm::{Alu, Cond, Mem, RAX, RBX, RCX, RDI, RDX};
 use super::body::Body;
 use super::fold::Fold;
 use super::program::{NodeId, Place, PlaceId, Program, Slot, Step, What};
-use super::rows::{StageProgram, copies_for, main_loop, rest_loop};
+use super::rows::{StageProgram, copies_for, loops};
 use super::{Gen, call_offset};
 use crate::clif::operands_of;
 use numfuse_core::dtype::DType;
@@ -40,8 +40,7 @@ fn over_columns(g: &mut Gen<'_>, program: &Program, end: Slot) {
     let homes = Body::new(g, program, &[], 1, false).emit_uniforms();
     g.load_call(RAX, call_offset!(begin));
     let copies = copies_for(program, g.a.isa, usize::MAX);
-    main_loop(g, program, &homes, copies, end);
-    rest_loop(g, program, &homes, end);
+    loops(g, program, &homes, copies, end);
 }
 
 fn end_slot(g: &mut Gen<'_>) -> Slot {

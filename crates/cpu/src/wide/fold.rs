@@ -8,7 +8,7 @@
 use super::asm::{Alu, Cond, Isa, Mem, R11, RAX, RCX, RDI, RDX, Shift};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, Program, Slot, Step, What};
-use super::rows::{StageProgram, copies_for, main_loop, rest_loop, run_once};
+use super::rows::{StageProgram, copies_for, loops, rest_loop, run_once};
 use super::{Gen, LANE_MASK, call_offset};
 use crate::clif::STATE_WORD;
 use numfuse_core::dtype::DType;
@@ -119,12 +119,13 @@ pub(super) fn leaves(g: &mut Gen<'_>, stage: usize) {
         clear(g, &folds);
     }
     if let (Some(memory), Some(homes)) = (&memory, &homes) {
-        if carried.is_none() {
+        if carried.is_some() {
+            rest_loop(g, memory, homes, leaf_end, false);
+        } else {
             let most = folds.iter().map(|f| f.lanes).min().unwrap_or(1);
             let copies = copies_for(memory, g.a.isa, most);
-            main_loop(g, memory, homes, copies, leaf_end);
+            loops(g, memory, homes, copies, leaf_end);
         }
-        rest_loop(g, memory, homes, leaf_end);
     }
     for (n, fold) in folds.iter().enumerate() {
         let first: usize = folds[..n].iter().map(|f| f.init.len()).sum();

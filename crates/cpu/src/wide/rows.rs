@@ -16,6 +16,8 @@ use std::mem::offset_of;
 const BASES: [Gpr; 7] = [RSI, R8, R9, R10, R12, R13, R14];
 /// A body that has more nodes than this, all copies together, gets no more copies.
 const COPIED_NODES: usize = 80;
+/// A body that has more nodes than this is long.
+const LONG_NODES: usize = 64;
 
 /// Emits the code of a row kernel.
 pub(super) fn emit(g: &mut Gen<'_>) {
@@ -88,8 +90,7 @@ fn loop_stage(g: &mut Gen<'_>, stage: usize) {
     g.a.store(end.mem(), RCX);
     let homes = Body::new(g, &program, &[], 1, false).emit_uniforms();
     let copies = copies_for(&program, g.a.isa, usize::MAX);
-    main_loop(g, &program, &homes, copies, end);
-    rest_loop(g, &program, &homes, end);
+    loops(g, &program, &homes, copies, end);
 }
 
 /// How many copies of a body overlap well and fit the registers; a power of two, with no more than `most` lanes.
@@ -108,8 +109,18 @@ pub(super) fn copies_for(program: &Program, isa: Isa, most: usize) -> usize {
     copies
 }
 
+/// Emits the loops over all elements from RAX to `end`: whole bodies, and what is left.
+pub(super) fn loops(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
+    // A long body is not emitted twice if masks cost next to nothing.
+    let once = g.a.isa == Isa::Avx512 && copies == 1 && program.varying() > LONG_NODES;
+    if !once {
+        main_loop(g, program, homes, copies, end);
+    }
+    rest_loop(g, program, homes, end, once);
+}
+
 /// Emits the loop over whole bodies, from RAX as long as they fit before `end`.
-pub(super) fn main_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
+fn main_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
     let step = (copies * program.lanes) as i32;
     let mut body = Body::new(g, program, homes, copies, false);
     let exit = body.g.a.label();
@@ -127,24 +138,29 @@ pub(super) fn main_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot
     g.a.bind(exit);
 }
 
-/// Emits the loop over what is left from RAX to `end`, a body of some lanes at a time.
-pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], end: Slot) {
+/// Emits the loop over what is left from RAX to `end`, a body of some lanes at a time. If it is `all`, uniform values
+/// are worth registers.
+pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], end: Slot, all: bool) {
     let lanes = program.lanes as i32;
     let exit = g.a.label();
     g.a.alu_mem(Alu::Cmp, RAX, end.mem());
     g.a.jump_if(Cond::AboveEqual, exit);
-    let again = g.a.here();
-    g.a.load(RCX, end.mem());
-    g.a.alu(Alu::Sub, RCX, RAX);
-    g.a.mov_imm(R11, i64::from(lanes));
-    g.a.alu(Alu::Cmp, RCX, R11);
-    g.a.mov_if(Cond::Above, RCX, R11);
     let rest = g.rest_slot();
-    g.a.store(rest.mem(), RCX);
-    if g.a.isa == Isa::Avx512 {
-        g.mask_below_rcx(LANE_MASK);
+    let mut body = Body::new(g, program, homes, 1, true);
+    if all {
+        body.pin_uniforms();
     }
-    Body::new(g, program, homes, 1, true).emit_nodes();
+    let again = body.g.a.here();
+    body.g.a.load(RCX, end.mem());
+    body.g.a.alu(Alu::Sub, RCX, RAX);
+    body.g.a.mov_imm(R11, i64::from(lanes));
+    body.g.a.alu(Alu::Cmp, RCX, R11);
+    body.g.a.mov_if(Cond::Above, RCX, R11);
+    body.g.a.store(rest.mem(), RCX);
+    if body.g.a.isa == Isa::Avx512 {
+        body.g.mask_below_rcx(LANE_MASK);
+    }
+    body.emit_nodes();
     g.a.alu_imm(Alu::Add, RAX, lanes);
     g.a.alu_mem(Alu::Cmp, RAX, end.mem());
     g.a.jump_if(Cond::Below, again);
