@@ -17,7 +17,7 @@ const BASES: [Gpr; 7] = [RSI, R8, R9, R10, R12, R13, R14];
 /// A body that has more nodes than this, all copies together, gets no more copies.
 const COPIED_NODES: usize = 80;
 /// A body that has more nodes than this is long.
-const LONG_NODES: usize = 64;
+const LONG_NODES: usize = 128;
 
 /// Emits the code of a row kernel.
 pub(super) fn emit(g: &mut Gen<'_>) {
