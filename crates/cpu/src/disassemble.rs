@@ -19,6 +19,7 @@ pub(crate) fn listing(code: &Code) -> String {
     options.set_space_after_operand_separator(true);
     options.set_hex_prefix("0x");
     options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
     options.set_small_hex_numbers_in_decimal(true);
     options.set_show_branch_size(false);
     options.set_rip_relative_addresses(true);
@@ -41,10 +42,11 @@ pub(crate) fn listing(code: &Code) -> String {
 /// The names of the places that are jumped to.
 fn labels(instructions: &[Instruction]) -> BTreeMap<u64, String> {
     let mut targets: BTreeMap<u64, bool> = BTreeMap::new();
-    for instruction in instructions {
+    for (i, instruction) in instructions.iter().enumerate() {
         if matches!(instruction.flow_control(), FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch) {
             let target = instruction.near_branch_target();
-            let back = target <= instruction.ip() && instruction.flow_control() == FlowControl::ConditionalBranch;
+            // The last instruction goes from the prologue, which is emitted last, to the body.
+            let back = target <= instruction.ip() && i + 1 < instructions.len();
             *targets.entry(target).or_default() |= back;
         }
     }
@@ -76,7 +78,7 @@ impl SymbolResolver for Labels {
     }
 }
 
-/// The constant that an instruction reads, if it does: a number, or bits where they are not one.
+/// The constant that an instruction reads, if it does: a number, or bits where it may be something else.
 fn constant(code: &[u8], instruction: &Instruction) -> Option<String> {
     if !instruction.is_ip_rel_memory_operand() {
         return None;
@@ -90,13 +92,21 @@ fn constant(code: &[u8], instruction: &Instruction) -> Option<String> {
     let Some(period) = period else {
         return Some(bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" "));
     };
-    let period = period.max(element.size());
+    // Bitwise instructions have one element of all their bytes, none of them longer than a word here.
+    let period = period.max(element.size().min(8));
     let mut word = [0; 8];
     word[..period].copy_from_slice(bytes.get(..period)?);
     let bits = u64::from_le_bytes(word);
-    Some(match (element, period) {
-        (MemorySize::Float64, _) | (MemorySize::Float32, 8) => format!("{:?}", f64::from_bits(bits)),
-        (MemorySize::Float32, _) => format!("{:?}", f32::from_bits(bits as u32)),
+    let number = match period {
+        8 => Some(f64::from_bits(bits)),
+        4 => Some(f64::from(f32::from_bits(bits as u32))),
+        _ => None,
+    };
+    let likely = number.filter(|x| *x == 0.0 || (1e-30..1e30).contains(&x.abs()));
+    Some(match (element, number, likely) {
+        (MemorySize::Float64 | MemorySize::Float32, Some(number), _) => format!("{number:?}"),
+        // Moves and bitwise instructions are the same for integers and floats.
+        (_, _, Some(number)) => format!("{bits:#x}, as f{} {number:?}", 8 * period),
         _ => format!("{bits:#x}"),
     })
 }

@@ -488,7 +488,7 @@ const R16: [&str; 16] =
 const R8: [&str; 16] =
     ["al", "cl", "dl", "bl", "spl", "bpl", "sil", "dil", "r8b", "r9b", "r10b", "r11b", "r12b", "r13b", "r14b", "r15b"];
 
-const CONDITIONS: [(Cond, &str); 8] = [
+const CONDITIONS: [(Cond, &str); 9] = [
     (Cond::Below, "b"),
     (Cond::AboveEqual, "ae"),
     (Cond::Equal, "e"),
@@ -496,6 +496,7 @@ const CONDITIONS: [(Cond, &str); 8] = [
     (Cond::BelowEqual, "be"),
     (Cond::Above, "a"),
     (Cond::Less, "l"),
+    (Cond::LessEqual, "le"),
     (Cond::Greater, "g"),
 ];
 
