@@ -216,6 +216,37 @@ fn more_operands_than_registers() {
 }
 
 #[test]
+fn states_that_leave_few_registers() {
+    // Twenty-four registers carry states, so the merging of a leaf's lanes has operands in memory.
+    for n in [9, 56, 65, 952, 1024, 3000] {
+        let mut b = Builder::kernel(Nest::Rows);
+        let (x, out) = (b.operand(DType::U16, Role::In, Level::Inner), b.operand(DType::F32, Role::Out, Level::Row));
+        b.stage(StageKind::Loop);
+        let value = b.load(x);
+        let value = b.cast(value, DType::F32);
+        let constant = b.float(DType::F64, 1.5);
+        let slot = b.scratch(DType::F64);
+        b.scratch_store(slot, constant);
+        let moments = b.reduce(Reducer::Moments, value);
+        let param = b.param(DType::U8);
+        b.reduce(Reducer::Sum, param);
+        b.stage(StageKind::Row);
+        let result = b.reduced(moments);
+        b.store(out, result);
+        let mut bytes = vec![0; 2 * n];
+        for i in 0..n {
+            put(&mut bytes, 2 * i, DType::U16, (i * i * 7919) as u64);
+        }
+        let memory = vec![Block { bytes, offset: 0 }, Block { bytes: vec![0; 4], offset: 0 }];
+        let params = vec![Literal::from_i64(DType::U8, 3)];
+        let mut case = Case { kernel: b.finish(), launch: line(n, &[2, 0]), memory, params };
+        case.prepare();
+        let modes = [Code::Avx512, Code::Avx2, Code::Cranelift].map(|code| Mode { code, threads: 1, shared: false });
+        case.check(&Compilers::new(), &modes, "few registers");
+    }
+}
+
+#[test]
 fn long_bodies_compile_and_run() {
     // More values than registers, and a frame beyond a page.
     let kernel = long(3000);

@@ -78,12 +78,12 @@ pub(super) struct Body<'g, 'k, 'p> {
     /// Registers locked by the node at hand, temporaries among them.
     locked: u32,
     locked_masks: u8,
-    temps: SmallVec<[u8; 8]>,
-    mask_temps: SmallVec<[u8; 4]>,
     /// For each carried value and copy its register.
     carried: Vec<u8>,
     /// Slots of values that are gone.
     free_slots: Vec<Slot>,
+    /// Slots of operands that the node at hand is the last to use, and may read yet.
+    dying_slots: Vec<Slot>,
     /// The node at hand.
     at: NodeId,
 }
@@ -112,10 +112,9 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             reserved: 0,
             locked: 0,
             locked_masks: 0,
-            temps: SmallVec::new(),
-            mask_temps: SmallVec::new(),
             carried: Vec::new(),
             free_slots: Vec::new(),
+            dying_slots: Vec::new(),
             at: 0,
         };
         for (var, home) in body.vars.iter_mut().zip(homes) {
@@ -308,8 +307,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     fn end_node(&mut self) {
         self.locked = 0;
         self.locked_masks = 0;
-        self.temps.clear();
-        self.mask_temps.clear();
+        self.free_slots.append(&mut self.dying_slots);
     }
 
     // What is known about values.
@@ -365,7 +363,6 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     pub fn temp(&mut self) -> u8 {
         let reg = self.take_register();
         self.locked |= 1 << reg;
-        self.temps.push(reg);
         reg
     }
 
@@ -373,7 +370,6 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     pub fn mask_temp(&mut self) -> u8 {
         let reg = self.take_mask();
         self.locked_masks |= 1 << reg;
-        self.mask_temps.push(reg);
         reg
     }
 
@@ -579,7 +575,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             }
         }
         if let (Some(slot), Bank::Vector) = (var.slot, bank) {
-            self.free_slots.push(slot);
+            self.dying_slots.push(slot);
         }
     }
 
