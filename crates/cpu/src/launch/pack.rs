@@ -75,6 +75,14 @@ fn copy(run: &Run<'_>, operand: u32, origin: *mut u8, tile: *mut u8, begin: usiz
             rest /= n;
         }
         let mut source = origin.wrapping_byte_offset(offset);
+        at += count;
+        if step == size as isize {
+            let (from, to) = if back { (target, source) } else { (source, target) };
+            // SAFETY: as below; the elements are adjacent, and a tile overlaps no operand.
+            unsafe { std::ptr::copy_nonoverlapping(from, to, count * size) };
+            target = target.wrapping_byte_add(count * size);
+            continue;
+        }
         for _ in 0..count {
             // SAFETY: `source` is an element of the launch's domain, which the caller of `Compiled::run` vouches for;
             // the tile has room for `end - begin` elements.
@@ -90,7 +98,6 @@ fn copy(run: &Run<'_>, operand: u32, origin: *mut u8, tile: *mut u8, begin: usiz
             source = source.wrapping_byte_offset(step);
             target = target.wrapping_byte_add(size);
         }
-        at += count;
     }
 }
 

@@ -9,8 +9,8 @@ use crate::Error;
 use crate::clif::Call;
 use numfuse_core::kernel::StageKind;
 
-/// Inner elements that are packed at a time, at most.
-const PACKED: usize = 16 * LEAF;
+/// Inner elements that are packed at a time: few, so that they are in the first-level cache when they are used.
+const PACKED: usize = 2 * LEAF;
 
 /// A row that is being run.
 pub(super) struct StagedRow<'a> {
@@ -85,8 +85,8 @@ impl Run<'_> {
     /// Runs one row loop by loop, each loop in pieces.
     pub(super) fn staged_row(&self, row: usize, threads: usize, chunk_cost: f64) -> Result<(), Error> {
         let mut staged = StagedRow::new(self, row)?;
-        let piece =
-            ((chunk_cost / self.compiled.cost) as usize).clamp(LEAF, if staged.packs { PACKED } else { 1024 * LEAF });
+        let piece = ((chunk_cost / self.compiled.cost) as usize)
+            .clamp(LEAF, if staged.packs { 16 * LEAF } else { 1024 * LEAF });
         let piece = piece.next_multiple_of(LEAF);
         // Phases not run yet that need no loop: they run before the next one.
         let mut pending = 0;

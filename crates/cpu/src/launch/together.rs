@@ -2,8 +2,9 @@
 //! the same elements, while these are in the cache. Memory is read once instead of once for each run.
 //!
 //! A run has one of two simple forms here: several rows, cut between rows, or one row with one loop, cut at leaf
-//! boundaries. Cuts there change no result, so each run gives the bits that it gives alone. If runs are not of these
-//! forms, or not large enough to gain, they run one after the other.
+//! boundaries. Cuts there change no result, so each run gives the bits that it gives alone. Runs that are not of these
+//! forms, or would not gain, run one after the other: small ones stay in the caches anyway, and those that compute much
+//! have their elements fetched while they compute, which the many short streams of chunks only disturb.
 
 use super::staged::StagedRow;
 use super::{LEAF, Prepared, Run, RunOptions, tile};
@@ -21,6 +22,9 @@ const CHUNK_BYTES: usize = 256 << 10;
 const CHUNK_LIMIT: usize = 1 << 20;
 /// With many threads chunks are smaller, but not smaller than this.
 const CHUNK_LEAST: usize = 32 << 10;
+
+/// How many bytes memory delivers in a nanosecond, about: to one core, and to all of them.
+const BANDWIDTH: (f64, f64) = (20.0, 80.0);
 
 /// How a run is cut into chunks.
 #[derive(Clone, Copy)]
@@ -139,6 +143,11 @@ fn chunks<'a>(runs: impl ExactSizeIterator<Item = &'a Prepared> + Clone, threads
     if runs.len() < 2 || !runs.clone().all(Prepared::is_large) {
         return None;
     }
+    let bandwidth = BANDWIDTH.0.min(BANDWIDTH.1 / threads as f64);
+    let waits = |run: &Prepared| run.bytes_read() as f64 / bandwidth >= run.nanoseconds();
+    if !runs.clone().all(waits) {
+        return None;
+    }
     let bytes = runs.clone().map(Prepared::bytes_read).max()?;
     let units = runs.map(Prepared::units).min()?;
     let for_threads = (4 * threads).min(bytes / CHUNK_LEAST);
@@ -174,5 +183,116 @@ impl<'a> Part<'a> {
         if let Part::Leaves(row, stage) = self {
             row.finish(*stage);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Compiler, Options};
+    use numfuse_core::kernel::{Builder, Reducer};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    /// The sum of each row's elements, `x + y` of two inputs, where `y` has one row; if `flat`, of all elements.
+    fn sums(rows: usize, columns: usize, flat: bool, cost: f64) -> Prepared {
+        let mut b = Builder::kernel(Nest::Rows);
+        let dtype = numfuse_core::dtype::DType::F64;
+        let [x, y] = [0, 1].map(|_| b.operand(dtype, Role::In, Level::Inner));
+        let out = b.operand(dtype, Role::Out, Level::Row);
+        b.stage(StageKind::Loop);
+        let (x, y) = (b.load(x), b.load(y));
+        let sum = b.add(x, y);
+        let sum = b.reduce(Reducer::Sum, sum);
+        b.stage(StageKind::Row);
+        let sum = b.reduced(sum);
+        b.store(out, sum);
+        let mut kernel = b.finish();
+        let mut launch = Launch::default();
+        let row = 8 * columns as isize;
+        for strides in [[row, 8], [0, 8], if flat { [0, 0] } else { [8, 0] }] {
+            let mut layout = Layout::default();
+            if flat {
+                layout.inner.extend(strides);
+            } else {
+                layout.outer.push(strides[0]);
+                layout.inner.push(strides[1]);
+            }
+            launch.layouts.push(layout);
+        }
+        if flat {
+            launch.inner.extend([rows, columns]);
+        } else {
+            launch.outer.push(rows);
+            launch.inner.push(columns);
+        }
+        launch.canonicalize(&kernel);
+        let accesses: Vec<_> = launch.access(&kernel).collect();
+        for (operand, access) in kernel.operands.iter_mut().zip(accesses) {
+            operand.access = access;
+        }
+        let mut compiled = Compiler::new(Options::default()).unwrap().compile(&kernel).unwrap();
+        compiled.assume_cost(cost);
+        Prepared::new(Arc::new(compiled), launch).unwrap()
+    }
+
+    fn cut(rows: usize, columns: usize, cost: f64) -> Option<usize> {
+        let [flat, by_row] = [true, false].map(|flat| sums(rows, columns, flat, cost));
+        chunks([&flat, &by_row].into_iter(), 1)
+    }
+
+    #[test]
+    fn large_runs_that_wait_for_memory_are_cut() {
+        assert_eq!(cut(1000, 1000, 0.1), Some(31));
+        assert_eq!(cut(10, 100_000, 0.1), Some(10));
+        // Small; few rows, so that chunks would be too large; more work than memory to wait for.
+        assert_eq!(cut(400, 1000, 0.1), None);
+        assert_eq!(cut(4, 1_000_000, 0.1), None);
+        assert_eq!(cut(1000, 1000, 1.0), None);
+    }
+
+    #[test]
+    fn chunks_give_the_bits_of_whole_runs() {
+        let never = AtomicBool::new(false);
+        for (rows, columns) in [(1000, 1000), (520, 1025), (4300, 127), (31, 20_000)] {
+            let runs = [true, false].map(|flat| sums(rows, columns, flat, 0.1));
+            let mut x: Vec<f64> = (0..rows * columns).map(|i| ((i * 7919) % 10_007) as f64 / 97.0).collect();
+            let mut y = vec![0.1; columns];
+            for threads in 1..=3 {
+                assert!(chunks(runs.iter(), threads).is_some(), "{rows} x {columns}");
+                let options = RunOptions { threads, cancel: &never };
+                let results = [true, false].map(|together| {
+                    let mut out = [vec![0.0f64; 1], vec![0.0; rows]];
+                    let [first, second] = &mut out;
+                    let at = |v: &mut Vec<f64>| v.as_mut_ptr().cast::<u8>();
+                    let pointers = [[at(&mut x), at(&mut y), at(first)], [at(&mut x), at(&mut y), at(second)]];
+                    // SAFETY: the arrays have the sizes of the launches.
+                    unsafe {
+                        if together {
+                            let all = [(&runs[0], &pointers[0][..], &[][..]), (&runs[1], &pointers[1][..], &[][..])];
+                            Prepared::run_together(&all, &options).unwrap();
+                        } else {
+                            runs[0].run(&pointers[0], &[], &options).unwrap();
+                            runs[1].run(&pointers[1], &[], &options).unwrap();
+                        }
+                    }
+                    out.concat().into_iter().map(f64::to_bits).collect::<Vec<u64>>()
+                });
+                assert!(results[0] == results[1], "{rows} x {columns}, {threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn they_can_be_cancelled() {
+        let runs = [true, false].map(|flat| sums(1000, 1000, flat, 0.1));
+        let (mut x, mut y, mut out) = (vec![1.0; 1_000_000], vec![1.0; 1000], vec![0.0; 1001]);
+        let at = |v: &mut [f64]| v.as_mut_ptr().cast::<u8>();
+        let (first, second) = out.split_at_mut(1);
+        let pointers = [[at(&mut x), at(&mut y), at(first)], [at(&mut x), at(&mut y), at(second)]];
+        let all = [(&runs[0], &pointers[0][..], &[][..]), (&runs[1], &pointers[1][..], &[][..])];
+        let options = RunOptions { threads: 2, cancel: &AtomicBool::new(true) };
+        // SAFETY: the arrays have the sizes of the launches.
+        assert_eq!(unsafe { Prepared::run_together(&all, &options) }, Err(Error::Cancelled));
     }
 }
