@@ -337,11 +337,7 @@ impl Plan {
                 let others: Vec<String> = (first..i).map(|k| format!("k{k}")).collect();
                 let step = &mut self.steps[i];
                 step.together = Some(first);
-                let _ = write!(
-                    step.reason,
-                    "; together with {} if arrays are large: they read the same ones",
-                    others.join(", ")
-                );
+                let _ = write!(step.reason, "; may run together with {}: they read the same arrays", others.join(", "));
             } else {
                 first = i;
             }
