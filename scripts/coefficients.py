@@ -192,6 +192,11 @@ def sinh_series(z):
     return (sinh(t) / t - 1) / z if z > mpf(2) ** -40 else mpf(1) / 6 + z / 120
 
 
+def sinh_weight(z):
+    t = sqrt(z)
+    return z * t / sinh(t) if z > 0 else TINY
+
+
 def tanh_weight(z):
     t = sqrt(z)
     return z * t / tanh(t) if z > 0 else TINY
@@ -314,10 +319,10 @@ TABLES = [
      ROOT_HALF - 1, 2 * ROOT_HALF - 1, 10),
     ("LOG10_F32", "`(log(1 + f) - f) / f^2` times `log10(e)`, as `LOG_F32`", log_square(LOG10_E),
      log_square_weight(LOG10_E), ROOT_HALF - 1, 2 * ROOT_HALF - 1, 9),
-    ("SINH_F32", "`(sinh(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1`", sinh_series,
-     lambda z: z * sqrt(z) / sinh(sqrt(z)) if z > 0 else TINY, 0, 1, 4),
+    ("SINH", "`(sinh(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1`", sinh_series, sinh_weight, 0, 1, 8),
+    ("SINH_F32", "as `SINH`", sinh_series, sinh_weight, 0, 1, 4),
     ("ASIN_F32", "as `ASIN`", asin_series, lambda z: z + TINY, 0, mpf(1) / 4, 5),
-    ("ATAN_F32", "as `ATAN_SINGLE`", atan_series, lambda z: z * sqrt(z) / atan(sqrt(z)) if z > 0 else TINY, 0, 1, 9),
+    ("ATAN_F32", "as `ATAN_SINGLE`", atan_series, lambda z: z * sqrt(z) / atan(sqrt(z)) if z > 0 else TINY, 0, 1, 10),
     ("SIN_F32", "as `SIN`", sin_series, lambda z: z + TINY, 0, QUARTER, 3),
     ("COS_F32", "as `COS`", cos_series, lambda z: z * z / cos(sqrt(z)) + TINY, 0, QUARTER, 3),
     ("ERF_F32", "`erf(t)/t - 1` in `t^2`, for `|t| <= 0.85`", erf_excess, erf_excess_weight, 0, ERF_MIDDLE**2, 6),

@@ -21,7 +21,10 @@ pub struct RandomCall {
 /// Sizes past the leaves of both nests, with small ones to go with them.
 const LONG: &[u64] = &[2, 3, 2500, 1, 1025];
 
-/// The call of a seed; none if its sizes break a constraint of its graph.
+/// No array of a graph has more elements than this: those of an unfused plan are all in memory.
+const MOST_ELEMENTS: u64 = 10_000_000;
+
+/// The call of a seed; none if its sizes break a constraint of its graph, or are too much.
 pub fn random_call(seed: u64, ops: usize) -> Option<RandomCall> {
     let list = numbers(seed, 30 + 8 * ops);
     let mut choices = Choices::new(&list);
@@ -34,6 +37,11 @@ pub fn random_call(seed: u64, ops: usize) -> Option<RandomCall> {
     }
     let sizes = graph.dims.sizes(&symbols);
     graph.dims.check(&sizes).ok()?;
+    // One long dimension may be that of several axes.
+    let elements = |id| graph.node(id).shape.iter().fold(1, |n: u64, d| n.saturating_mul(sizes[d.index()]));
+    if graph.ids().any(|id| elements(id) > MOST_ELEMENTS) {
+        return None;
+    }
     let (mut packed, mut strided) = (Vec::new(), Vec::new());
     let more = numbers(!seed, 400);
     let mut choices = Choices::new(&more);

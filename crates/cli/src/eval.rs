@@ -1,7 +1,7 @@
 //! `numfuse eval`: reads the inputs, evaluates, prints the results and writes them.
 
-use crate::{Failure, engine};
-use numfuse::{Array, AsArrayRef, Backend, Code, Diagnostic, Env, npy};
+use crate::{Failure, engine, tier};
+use numfuse::{Array, AsArrayRef, Backend, Code, Diagnostic, Env, Tier, npy};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,6 +23,9 @@ pub struct Args {
     /// Interpret instead of compiling: slow, the same bits
     #[arg(long)]
     interpret: bool,
+    /// The code generator: widest, avx512, avx2 or cranelift, which serves where a wider one cannot; the same bits
+    #[arg(long, value_parser = tier, default_value = "widest", conflicts_with = "interpret")]
+    tier: Tier,
     /// Print how long it took, with and without compiling
     #[arg(long)]
     time: bool,
@@ -72,7 +75,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         env.insert(*name, array.as_ref());
     }
     let backend = if args.interpret { Backend::Interp } else { Backend::Auto };
-    let engine = engine(args.threads, backend)?;
+    let engine = engine(args.threads, backend, args.tier)?;
     let evaluate = || {
         let start = Instant::now();
         engine.evaluate_with(&args.text, &env, None).map(|results| (results, start.elapsed()))

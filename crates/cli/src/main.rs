@@ -15,7 +15,7 @@ mod functions;
 
 use clap::{Parser, Subcommand};
 use numfuse::explain::Stage;
-use numfuse::{Backend, Engine};
+use numfuse::{Backend, Engine, Tier};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -43,6 +43,9 @@ enum Command {
         /// Show this stage alone: parse, graph, simplified, plan, kernel, clif or asm
         #[arg(long, value_parser = stage)]
         stage: Option<Stage>,
+        /// The code generator: widest, avx512, avx2 or cranelift, which serves where a wider one cannot
+        #[arg(long, value_parser = tier, default_value = "widest")]
+        tier: Tier,
     },
     /// List the functions and operators, or tell about one
     Functions {
@@ -93,9 +96,9 @@ fn main() -> ExitCode {
 fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
     match command {
         Command::Eval(args) => eval::run(&args, out),
-        Command::Explain { text, inputs, stage } => {
+        Command::Explain { text, inputs, stage, tier } => {
             let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-            let explanation = engine(0, Backend::Auto)?.explain_types(&text, &inputs)?;
+            let explanation = engine(0, Backend::Auto, tier)?.explain_types(&text, &inputs)?;
             match stage {
                 Some(stage) => writeln!(out, "{}", explanation.stage(stage).trim_end())?,
                 None => write!(out, "{explanation}")?,
@@ -107,8 +110,15 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
     }
 }
 
-fn engine(threads: usize, backend: Backend) -> Result<Engine, Failure> {
-    Ok(Engine::builder().threads(threads).backend(backend).build()?)
+fn engine(threads: usize, backend: Backend, tier: Tier) -> Result<Engine, Failure> {
+    Ok(Engine::builder().threads(threads).backend(backend).tier(tier).build()?)
+}
+
+fn tier(name: &str) -> Result<Tier, String> {
+    Tier::named(name).ok_or_else(|| {
+        let names: Vec<&str> = Tier::ALL.iter().map(|tier| tier.name()).collect();
+        format!("the code generators are {}", names.join(", "))
+    })
 }
 
 fn stage(name: &str) -> Result<Stage, String> {

@@ -41,6 +41,9 @@ fn evaluates_files_and_numbers() {
         "f64[3, 3]\n[[1.0, 2.0, 3.0],\n [2.0, 4.0, 6.0],\n [3.0, 6.0, 9.0]]\n"
     );
     assert!(stdout(&["eval", "a + 1", &a, "--threads", "1", "--interpret", "--time"]).contains("at best"));
+    for tier in ["widest", "avx512", "avx2", "cranelift"] {
+        assert_eq!(stdout(&["eval", "sum(a)", &a, "--tier", tier]), "f64[] 6.0\n");
+    }
 }
 
 #[test]
@@ -51,6 +54,13 @@ fn explains_stages() {
     }
     let plan = stdout(&["explain", "sum(a*b)", "a:f32[n]", "b:f32[n]", "--stage", "plan"]);
     assert!(plan.starts_with("k0: a, b -> out\n") && plan.contains("temporaries: none"), "{plan}");
+    let asm = |text, input, tier| stdout(&["explain", text, input, "--stage", "asm", "--tier", tier]);
+    assert!(asm("a + 1", "a:f64[n]", "cranelift").starts_with("k0: cranelift\n"));
+    let titles = ["k0: avx512\n", "k0: avx2\n", "k0: cranelift, nothing wider: "];
+    for tier in ["widest", "avx512", "avx2"] {
+        let asm = asm("a + 1", "a:f64[n]", tier);
+        assert!(titles.iter().any(|title| asm.starts_with(title)), "{asm}");
+    }
 }
 
 #[test]
@@ -79,5 +89,6 @@ fn mistakes_are_drawn_and_set_the_exit_code() {
     stderr(&["eval"], 2);
     stderr(&["eval", "1", "a"], 2);
     stderr(&["explain", "1", "--stage", "nonsense"], 2);
+    assert!(stderr(&["explain", "1", "--tier", "avx3"], 2).contains("widest, avx512, avx2, cranelift"));
     stderr(&["nonsense"], 2);
 }

@@ -218,7 +218,7 @@ fn measure_with(name: &str, mut kernel: Kernel, shapes: &[Shape], transposed: bo
         print!(
             "{name:24} {:>9} {:>9.0} us {:>6} B",
             format!("{}x{}x{}", shape.0, shape.1, shape.2),
-            compile.1 / 1e3,
+            compile.0 / 1e3,
             compiled.code_bytes()
         );
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

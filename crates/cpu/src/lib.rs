@@ -2,8 +2,8 @@
 //! code generators: the wide tier for x86-64 hosts with AVX-512 or AVX2, and Cranelift for everything. The results have
 //! the bits of [`numfuse_core::interp::run`], whatever the code generator, the host, and the number of threads.
 //!
-//! In reading order: `clif` (kernel to Cranelift IR), `wide` (kernel to wide vector code), [`jit`](MemoryStats) (code
-//! memory), [`launch`](Compiled::run) (threads and buffers).
+//! In reading order: `clif` (kernel to Cranelift IR), `wide` (kernel to wide vector code) and `disassemble` (its text),
+//! [`jit`](MemoryStats) (code memory), [`launch`](Compiled::run) (threads and buffers).
 //!
 //! ```
 //! use numfuse_core::dtype::DType;
@@ -23,6 +23,8 @@
 #![deny(unsafe_code)]
 
 mod clif;
+#[cfg(target_arch = "x86_64")]
+mod disassemble;
 #[allow(unsafe_code, reason = "code memory is mapped, written and unmapped here")]
 mod jit;
 #[allow(unsafe_code, reason = "compiled code is called and memory is allocated here")]
@@ -95,6 +97,19 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// Every tier.
+    pub const ALL: [Tier; 4] = [Tier::Widest, Tier::Avx512, Tier::Avx2, Tier::Cranelift];
+
+    /// The tier of this name.
+    pub fn named(name: &str) -> Option<Tier> {
+        Tier::ALL.into_iter().find(|tier| tier.name() == name)
+    }
+
+    /// True if this host can run its code.
+    pub fn is_on_host(self) -> bool {
+        matches!(self, Tier::Widest | Tier::Cranelift) || self.isa().is_some()
+    }
+
     /// The name in `explain`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -136,6 +151,8 @@ struct Shared {
     target: Target,
     /// The wide tier's instruction set, if it is used.
     wide: Option<wide::Isa>,
+    /// Why it is not used, unless nobody asked for it.
+    not_wide: Option<&'static str>,
 }
 
 /// A kernel with more instructions than this is compiled by the single-pass register allocator.
@@ -155,8 +172,14 @@ impl Compiler {
         let isa = isa_for(options, "backtracking")?;
         let quick = isa_for(options, "single_pass")?;
         let target = Target::new(&*isa, options.vectorize);
-        let wide = options.tier.isa().filter(|_| options.vectorize && options.host_features);
-        Ok(Compiler { shared: Arc::new(Shared { isa, quick, target, wide }) })
+        let asked = options.vectorize && options.host_features && options.tier != Tier::Cranelift;
+        let wide = options.tier.isa().filter(|_| asked);
+        let not_wide = match options.tier {
+            _ if !asked => None,
+            Tier::Avx512 => Some("this host has no AVX-512"),
+            _ => Some("this host has no AVX2"),
+        };
+        Ok(Compiler { shared: Arc::new(Shared { isa, quick, target, wide, not_wide }) })
     }
 
     /// Compiles a kernel. Its operands' accesses must be those of the launches it will run.
@@ -164,8 +187,8 @@ impl Compiler {
         check(kernel)?;
         let analysis = Analysis::new(kernel);
         let (tier, block) = match self.wide_code(kernel, &analysis) {
-            Some((tier, code)) => (tier, jit::CodeBlock::publish(&code)?),
-            None => {
+            Ok((tier, code)) => (tier, jit::CodeBlock::publish(&code.bytes)?),
+            Err(_) => {
                 let block = self.generate(kernel, &analysis, false, |code, _| jit::CodeBlock::publish(code))?;
                 (Tier::Cranelift, block)
             }
@@ -184,18 +207,32 @@ impl Compiler {
         Ok(func.display().to_string())
     }
 
+    /// Which code generator makes the code of a kernel; for [`Tier::Cranelift`] also why it is not a wider one, unless
+    /// that was asked for.
+    pub fn tier(&self, kernel: &Kernel) -> Result<(Tier, Option<&'static str>), Error> {
+        check(kernel)?;
+        Ok(match self.wide_code(kernel, &Analysis::new(kernel)) {
+            Ok((tier, _)) => (tier, None),
+            Err(reason) => (Tier::Cranelift, reason),
+        })
+    }
+
     /// The machine code of a kernel, as text.
     pub fn disassemble(&self, kernel: &Kernel) -> Result<String, Error> {
+        check(kernel)?;
         let analysis = Analysis::new(kernel);
+        #[cfg(target_arch = "x86_64")]
+        if let Ok((_, code)) = self.wide_code(kernel, &analysis) {
+            return Ok(disassemble::listing(&code));
+        }
         self.generate(kernel, &analysis, true, |_, text| Ok(text.to_owned()))
     }
 
-    /// The code of the wide tier, if that is used and has some for the kernel, which verifies.
-    fn wide_code(&self, kernel: &Kernel, analysis: &Analysis) -> Option<(Tier, Vec<u8>)> {
-        let isa = self.shared.wide?;
-        let code = wide::compile(kernel, analysis, isa);
+    /// The code of the wide tier for a kernel, which verifies; or why there is none, unless nobody asked for it.
+    fn wide_code(&self, kernel: &Kernel, analysis: &Analysis) -> Result<(Tier, wide::Code), Option<&'static str>> {
+        let Some(isa) = self.shared.wide else { return Err(self.shared.not_wide) };
         let tier = if isa == wide::Isa::Avx512 { Tier::Avx512 } else { Tier::Avx2 };
-        Some((tier, code.ok()?))
+        Ok((tier, wide::compile(kernel, analysis, isa)?))
     }
 
     /// The code memory of this process.

@@ -4,8 +4,8 @@
 //! the driver does not know the difference; the bits are the same too. What this tier cannot do it refuses, and the
 //! kernel goes to Cranelift.
 //!
-//! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`fold`] and [`columns`] (the
-//! loops), [`body`] (registers), [`prim`], [`cast`], [`lanes`] and [`memory`] (instructions), [`asm`] (their bytes).
+//! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`fold`], [`columns`] and
+//! [`across`] (the loops), [`body`] (registers), [`prim`], [`cast`], [`lanes`] and [`memory`] (instructions), [`asm`] (their bytes).
 //!
 //! # Conventions of the code
 //!
@@ -13,6 +13,7 @@
 //! free to use between instructions of the programs; the other registers hold base addresses. Mask register 1 has the
 //! lanes that exist in a masked body. The stack is 64-byte aligned, and slots are offsets from RSP.
 
+mod across;
 mod asm;
 mod body;
 mod cast;
@@ -23,6 +24,8 @@ mod memory;
 mod prim;
 mod program;
 mod rows;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
 
 pub(crate) use asm::Isa;
 
@@ -49,9 +52,9 @@ const INST_LIMIT: usize = 20_000;
 const FRAME_LIMIT: i32 = 128 << 10;
 
 impl Isa {
-    /// The best one that this host has.
+    /// The best one that this host has. The code follows the System V convention, so there is none on Windows.
     pub fn host() -> Option<Isa> {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(windows)))]
         {
             use std::arch::is_x86_feature_detected as has;
             let avx2 = has!("avx2") && has!("fma") && has!("bmi1") && has!("bmi2");
@@ -67,8 +70,20 @@ impl Isa {
     }
 }
 
+/// The machine code of a kernel.
+pub(crate) struct Code {
+    pub bytes: Vec<u8>,
+    /// How many of the bytes are instructions; constants follow them.
+    pub instructions: usize,
+}
+
 /// The machine code of a kernel; or why this tier has none.
-pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Vec<u8>, &'static str> {
+pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Code, &'static str> {
+    let asm = emit(kernel, analysis, isa)?;
+    Ok(Code { instructions: asm.code_len(), bytes: asm.finish() })
+}
+
+fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Asm, &'static str> {
     if kernel.insts.len() > INST_LIMIT {
         return Err("too many instructions");
     }
@@ -95,7 +110,7 @@ pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<
     g.prologue(body);
     match g.refused {
         None if g.stack > FRAME_LIMIT => Err("too much stack"),
-        None => Ok(g.a.finish()),
+        None => Ok(g.a),
         Some(reason) => Err(reason),
     }
 }

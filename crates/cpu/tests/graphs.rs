@@ -1,11 +1,11 @@
-//! Random graphs through the whole back end: machine code gives the interpreter's bits, scalar and vector, on one
-//! thread and on three, whatever the strides of the inputs.
+//! Random graphs through the whole back end: machine code gives the interpreter's bits, of every tier, scalar and vector,
+//! on one thread and on three, whatever the strides of the inputs.
 
 use numfuse_core::interp::{self, Bytes, Memory};
 use numfuse_core::kernel::Kernel;
 use numfuse_core::launch::Launch;
 use numfuse_core::literal::Literal;
-use numfuse_cpu::{Compiler, Options, RunOptions};
+use numfuse_cpu::{Compiler, Options, RunOptions, Tier};
 use std::sync::atomic::AtomicBool;
 
 #[path = "../../../tests/support/random_call.rs"]
@@ -20,14 +20,21 @@ use run_plan::{run_plan, same};
 
 #[test]
 fn machine_code_gives_the_interpreters_bits() {
-    let vector = Compiler::new(Options { verifier: true, ..Options::default() }).expect("this host has a back end");
-    let scalar = Compiler::new(Options { verifier: true, vectorize: false, ..Options::default() }).expect("the same");
+    let compiler = |tier, vectorize| {
+        let options = Options { verifier: true, vectorize, tier, ..Options::default() };
+        Compiler::new(options).expect("this host has a back end")
+    };
+    let [avx512, avx2] = [Tier::Avx512, Tier::Avx2].map(|tier| tier.is_on_host().then(|| compiler(tier, true)));
+    println!("AVX-512: {}, AVX2: {}", avx512.is_some(), avx2.is_some());
+    let (vector, scalar) = (compiler(Tier::Cranelift, true), compiler(Tier::Cranelift, false));
     for seed in seeds(200) {
         let Some(RandomCall { graph, symbols, packed, strided }) = random_call(seed, 12) else { continue };
         let _announce = Announce(seed, &graph);
         let want = run_plan(&planned(&graph, false, false), &symbols, &packed, interp::run);
         let plan = planned(&graph, true, true);
-        for (compiler, threads, inputs) in [(&vector, 3, &strided), (&scalar, 1, &strided), (&vector, 1, &packed)] {
+        let always = [(&vector, 3, &strided), (&scalar, 1, &strided), (&vector, 1, &packed)];
+        let wide = avx512.iter().chain(&avx2).flat_map(|wide| [(wide, 3, &strided), (wide, 1, &packed)]);
+        for (compiler, threads, inputs) in wide.chain(always) {
             let got = run_plan(&plan, &symbols, inputs, |kernel, launch, memory, params| {
                 run(compiler, threads, kernel, launch, memory, params);
             });

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Block, Case, Code, Compilers, Mode, put, special_bits};
+use common::{Block, Case, Code, Compilers, Mode, apply, forms, put, special_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Builder, Kernel, Level, Nest, Prim, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
@@ -15,40 +15,6 @@ const MODES: [Mode; 5] = [
     Mode { code: Code::Scalar, threads: 1, shared: false },
     Mode { code: Code::Baseline, threads: 1, shared: false },
 ];
-
-/// The dtypes of the operands and the result for each form of a primitive.
-fn forms(prim: Prim) -> Vec<(Vec<DType>, DType)> {
-    let all = DType::ALL;
-    let floats = [DType::F32, DType::F64];
-    let same = |dtypes: &[DType]| dtypes.iter().map(|d| (vec![*d; prim.arity()], *d)).collect::<Vec<_>>();
-    let numbers: Vec<DType> = all.into_iter().filter(|d| *d != DType::Bool).collect();
-    let integers: Vec<DType> = all.into_iter().filter(|d| d.is_int()).collect();
-    match prim {
-        Prim::Neg | Prim::Add | Prim::Sub | Prim::Mul | Prim::Div | Prim::Rem | Prim::Min | Prim::Max => same(&numbers),
-        Prim::Abs => same(&numbers.into_iter().filter(|d| d.is_float() || d.is_signed()).collect::<Vec<_>>()),
-        Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven => same(&floats),
-        Prim::And | Prim::Or | Prim::Xor | Prim::Not => {
-            same(&all.into_iter().filter(|d| !d.is_float()).collect::<Vec<_>>())
-        }
-        Prim::Shl | Prim::Shr => same(&integers),
-        Prim::Eq | Prim::Ne => all.iter().map(|d| (vec![*d; 2], DType::Bool)).collect(),
-        Prim::Lt | Prim::Le => numbers.iter().map(|d| (vec![*d; 2], DType::Bool)).collect(),
-        Prim::Select => all.iter().map(|d| (vec![DType::Bool, *d, *d], *d)).collect(),
-        Prim::Cast => all.iter().flat_map(|a| all.iter().filter(move |b| a != *b).map(|b| (vec![*a], *b))).collect(),
-        Prim::Bitcast => numbers
-            .iter()
-            .flat_map(|a| numbers.iter().filter(move |b| a != *b && a.size() == b.size()).map(|b| (vec![*a], *b)))
-            .collect(),
-    }
-}
-
-fn apply(b: &mut Builder, prim: Prim, args: &[Value], result: DType) -> Value {
-    match prim {
-        Prim::Cast => b.cast(args[0], result),
-        Prim::Bitcast => b.bitcast(args[0], result),
-        _ => b.prim(prim, args),
-    }
-}
 
 /// All combinations of special values of the operands.
 fn combinations(args: &[DType]) -> Vec<Vec<u64>> {

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Block, Case, Code, Compilers, Mode, put};
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::{Access, Builder, Kernel, Level, Nest, Reducer, Role, StageKind};
+use numfuse_core::kernel::{Access, Builder, Kernel, Level, Nest, Reducer, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
 use numfuse_cpu::{Compiler, Error, Options, RunOptions};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -186,6 +186,33 @@ fn long(n: u32) -> Kernel {
     }
     b.store(out, sum);
     b.finish()
+}
+
+#[test]
+fn more_operands_than_registers() {
+    // Addresses that do not fit the integer registers, all of them operands of fused multiply-adds.
+    let count = 21;
+    let mut b = Builder::kernel(Nest::Rows);
+    let inputs: Vec<u32> = (0..count).map(|_| b.operand(DType::F64, Role::In, Level::Inner)).collect();
+    let out = b.operand(DType::F64, Role::Out, Level::Inner);
+    b.stage(StageKind::Loop);
+    let values: Vec<Value> = inputs.iter().map(|n| b.load(*n)).collect();
+    let terms: Vec<Value> = values.chunks(3).map(|v| b.fma(v[0], v[1], v[2])).collect();
+    let sum = terms.into_iter().reduce(|x, y| b.sub(x, y)).expect("some");
+    b.store(out, sum);
+    let n = 70;
+    let block = |k: usize| {
+        let mut bytes = vec![0; 8 * n];
+        for i in 0..n {
+            put(&mut bytes, 8 * i, DType::F64, ((i * count + k) as f64 * 0.3).to_bits());
+        }
+        Block { bytes, offset: 0 }
+    };
+    let memory = (0..=count).map(block).collect();
+    let mut case = Case { kernel: b.finish(), launch: line(n, &vec![8; count + 1]), memory, params: vec![] };
+    case.prepare();
+    let modes = [Code::Avx512, Code::Avx2, Code::Cranelift].map(|code| Mode { code, threads: 1, shared: false });
+    case.check(&Compilers::new(), &modes, "many operands");
 }
 
 #[test]

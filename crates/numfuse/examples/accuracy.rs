@@ -13,7 +13,7 @@ mod reference;
 
 use numfuse::ops::{Check, Op};
 use numfuse::{Element, Engine, Env};
-use reference::{Function, Wide, function};
+use reference::{Function, Points, Wide, function};
 use std::f64::consts::FRAC_PI_2;
 use std::fmt::Write as _;
 use std::sync::Mutex;
@@ -203,7 +203,7 @@ fn evaluate<T: Element>(engine: &Engine, op: Op, binary: bool, points: &[[T; 2]]
 
 /// The n-th point: any bits, in the range of the check, near 0 and 1, or where the function is hard.
 fn point(op: Op, check: Check, single: bool, n: u64) -> [f64; 2] {
-    let mut random = Random(n.wrapping_mul(0xd134_2543_de82_ef95));
+    let mut random = Points::new(n.wrapping_mul(0xd134_2543_de82_ef95));
     let (low, high) = check.range;
     // The limits of exponents and arguments.
     let (exponents, largest) = if single { (149.0, 88.8) } else { (1074.0, 709.8) };
@@ -233,27 +233,6 @@ fn point(op: Op, check: Check, single: bool, n: u64) -> [f64; 2] {
         _ => random.within(low, high),
     };
     [x, if op.def().params.len() == 2 { y } else { 0.0 }]
-}
-
-/// Splitmix64: the same points in every run, whatever the threads.
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In `[low, high)`.
-    fn within(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * ((self.bits() >> 11) as f64 * 2.0_f64.powi(-53))
-    }
-
-    fn any(&mut self, single: bool) -> f64 {
-        if single { f64::from(f32::from_bits(self.bits() as u32)) } else { f64::from_bits(self.bits()) }
-    }
 }
 
 /// The document; with `keep`, rows of the present one that were not measured now stay.

@@ -34,6 +34,7 @@ use crate::expr::{Exprs, Input, Recipe, Size};
 use crate::view::ArrayRef;
 use cache::CodeCache;
 use numfuse_core::diagnostic::{Code, Diagnostic};
+use numfuse_cpu::Tier;
 use numfuse_lang::Ast;
 use process::PerProcess;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -135,6 +136,7 @@ pub struct Stats {
 pub struct Builder {
     threads: usize,
     backend: Backend,
+    tier: Tier,
     limits: Limits,
     cache_bytes: u64,
 }
@@ -150,6 +152,12 @@ impl Builder {
     #[must_use]
     pub fn backend(self, backend: Backend) -> Builder {
         Builder { backend, ..self }
+    }
+
+    /// Which code generator makes the machine code; all of them give the same bits.
+    #[must_use]
+    pub fn tier(self, tier: Tier) -> Builder {
+        Builder { tier, ..self }
     }
 
     /// What an evaluation may take.
@@ -174,7 +182,7 @@ impl Builder {
             shared: Arc::new(Shared {
                 limits: self.limits,
                 threads: if self.threads == 0 { cores() } else { self.threads },
-                code: CodeCache::new(self.backend, self.cache_bytes)?,
+                code: CodeCache::new(self.backend, self.tier, self.cache_bytes)?,
                 counters: Counters::default(),
                 texts: caches(self.cache_bytes, Estimate)?,
                 recipes: caches(self.cache_bytes, Estimate)?,
@@ -209,7 +217,8 @@ impl Default for Engine {
 impl Engine {
     /// Options to build an engine with.
     pub fn builder() -> Builder {
-        Builder { threads: 0, backend: Backend::Auto, limits: Limits::default(), cache_bytes: 64 << 20 }
+        let (backend, tier, limits) = (Backend::Auto, Tier::Widest, Limits::default());
+        Builder { threads: 0, backend, tier, limits, cache_bytes: 64 << 20 }
     }
 
     /// The default engine, borrowed.

@@ -1,7 +1,8 @@
 //! What becomes of a text: every stage from the tree to machine code, as text for people.
 //!
 //! [`Engine::explain`] is what `numfuse explain` prints. The stages are those of `core::pipeline`, in order; what a stage
-//! does not change says so. Without sizes, the kernels and their code are those for row-major inputs of some size.
+//! does not change says so. Without sizes, the kernels and their code are those for row-major inputs of some size. The
+//! machine code is that of the code generator that the engine uses for the kernel, whose name stands above it.
 
 use crate::engine::{Engine, Kernel as Compiled, Program, Shared};
 use crate::env::Env;
@@ -13,6 +14,7 @@ use numfuse_core::kernel::{Kernel, Level, Role, StageKind};
 use numfuse_core::pipeline;
 use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided};
 use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK};
+use numfuse_cpu::Tier;
 use std::fmt::{self, Write};
 
 /// A stage of compilation.
@@ -29,9 +31,9 @@ pub enum Stage {
     Plan,
     /// The loop nests in primitives.
     Kernel,
-    /// The loop nests in Cranelift's representation.
+    /// The loop nests in Cranelift's representation, whether or not Cranelift makes their code.
     Clif,
-    /// The machine code.
+    /// The machine code, and which code generator made it.
     Asm,
 }
 
@@ -195,20 +197,31 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
 
     let kernels = kernels(&plan, &sizes).map_err(in_text)?;
     let compiler = shared.code.compiler();
-    let mut each = |stage: Stage, show: &dyn Fn(&Kernel) -> String| {
+    let mut each = |stage: Stage, title: &dyn Fn(&Kernel) -> String, show: &dyn Fn(&Kernel) -> String| {
         let mut text = String::new();
         for (i, kernel) in kernels.iter().enumerate() {
-            let _ = writeln!(text, "k{i}:\n{}", show(kernel).trim_end());
+            let _ = writeln!(text, "k{i}:{}\n{}", title(kernel), show(kernel).trim_end());
         }
         stages.push((stage, text));
     };
-    each(Stage::Kernel, &|kernel| kernel.to_string());
+    let untitled = |_: &Kernel| String::new();
+    each(Stage::Kernel, &untitled, &|kernel| kernel.to_string());
     let native = |show: &dyn Fn(&numfuse_cpu::Compiler) -> Result<String, numfuse_cpu::Error>| match compiler {
         None => "interpreted: there is no machine code".to_owned(),
         Some(compiler) => show(compiler).unwrap_or_else(|e| e.to_string()),
     };
-    each(Stage::Clif, &|kernel| native(&|compiler| compiler.clif(kernel)));
-    each(Stage::Asm, &|kernel| native(&|compiler| compiler.disassemble(kernel)));
+    let tier = |kernel: &Kernel| compiler.and_then(|compiler| compiler.tier(kernel).ok());
+    let unused = |kernel: &Kernel| match tier(kernel) {
+        Some((tier, _)) if tier != Tier::Cranelift => format!(" not what runs, which is {}", tier.name()),
+        _ => String::new(),
+    };
+    let made_by = |kernel: &Kernel| match tier(kernel) {
+        None => String::new(),
+        Some((tier, None)) => format!(" {}", tier.name()),
+        Some((tier, Some(reason))) => format!(" {}, nothing wider: {reason}", tier.name()),
+    };
+    each(Stage::Clif, &unused, &|kernel| native(&|compiler| compiler.clif(kernel)));
+    each(Stage::Asm, &made_by, &|kernel| native(&|compiler| compiler.disassemble(kernel)));
     Ok(Explanation { stages })
 }
 
@@ -352,6 +365,28 @@ mod tests {
         }
         assert_eq!(all.stage(Stage::Parse), "sum(a * b)");
         assert!(all.stage(Stage::Plan).starts_with("k0: a, b -> out\n"), "{}", all.stage(Stage::Plan));
+    }
+
+    #[test]
+    fn every_kernel_says_who_makes_its_code() {
+        for tier in Tier::ALL {
+            let engine = Engine::builder().tier(tier).build().unwrap();
+            let all = engine.explain_types("abs(a)*b", &["a:f64[n]", "b:f64[n]"]).unwrap();
+            let asm = all.stage(Stage::Asm);
+            let title = asm.lines().next().unwrap();
+            match tier {
+                Tier::Cranelift => assert_eq!(title, "k0: cranelift"),
+                Tier::Avx512 | Tier::Avx2 if tier.is_on_host() => {
+                    assert_eq!(title, format!("k0: {}", tier.name()));
+                    assert!(asm.contains("; 0x7fffffffffffffff") && asm.contains("loop0:"), "{asm}");
+                    assert!(all.stage(Stage::Clif).starts_with("k0: not what runs"), "{}", all.stage(Stage::Clif));
+                }
+                Tier::Avx512 | Tier::Avx2 => {
+                    assert!(title.starts_with("k0: cranelift, nothing wider: this host has no"), "{title}")
+                }
+                _ => assert!(title.starts_with("k0: "), "{title}"),
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod corpus {
 }
 
 use corpus::format::{self, Stage};
-use corpus::stages;
+use corpus::{run, stages};
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,6 +74,7 @@ fn corpus_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/corpus");
     let bless = std::env::var_os("BLESS").is_some_and(|v| v == "1");
     let filter = std::env::var("CORPUS").unwrap_or_default();
+    let engines: Vec<&str> = run::engines().expect("the interpreter at least").into_iter().map(|e| e.0).collect();
     let (mut passed, mut sections, mut failures) = (0, 0, String::new());
     for path in files(&root) {
         let name = path.strip_prefix(&root).expect("a file of the corpus").to_string_lossy().into_owned();
@@ -95,7 +96,11 @@ fn corpus_files() {
             }
         }
     }
-    println!("{passed} files pass, {sections} sections");
+    println!(
+        "{passed} files pass, {sections} sections; each `run` by {} engines: {}",
+        engines.len(),
+        engines.join(", ")
+    );
     assert!(failures.is_empty(), "{failures}\n(BLESS=1 writes the sections anew)");
     assert!(passed > 0, "no file matches `{filter}`");
 }

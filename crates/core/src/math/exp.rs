@@ -6,10 +6,10 @@
 //! cannot leave the normal range, in two where it can.
 
 use super::coefficients::{
-    EXP, EXP_F32, EXP_MINUS_ONE, EXP_SINGLE, EXP_TWICE, EXP_TWICE_F32, EXP2, EXP2_F32, EXP2_SINGLE, TANH, TANH_F32,
+    EXP, EXP_F32, EXP_MINUS_ONE, EXP_MINUS_ONE_F32, EXP_SINGLE, EXP_TWICE, EXP_TWICE_F32, EXP2, EXP2_F32, EXP2_SINGLE,
+    SINH, SINH_F32, TANH, TANH_F32,
 };
-use super::real::{Bits, Goal, Pair, Real, fast_two_sum, in_dtype, in_either, quotient, two_sum};
-use super::single;
+use super::real::{Bits, Goal, Pair, Real, fast_two_sum, in_dtype, two_sum};
 use crate::kernel::{Builder, Value};
 use std::f64::consts::{LN_2, LOG2_E};
 
@@ -17,17 +17,25 @@ use std::f64::consts::{LN_2, LOG2_E};
 pub(super) const ROUNDER: f64 = 6_755_399_441_055_744.0;
 /// `ln 2 - LN_2`
 pub(super) const LN_2_LOW: f64 = 2.3190468138462996e-17;
+/// `ln 2` in 24 bits, and what it misses.
+const LN_2_F32: f64 = 0.693_147_182_464_599_6;
+const LN_2_F32_LOW: f64 = -1.904_654_299_957_768e-9;
 /// The bits of `1.0`.
 const ONE: u64 = 0x3ff0_0000_0000_0000;
 
 /// `1.5 * 2^52`, or `1.5 * 2^23` in `f32`, as [`ROUNDER`].
-fn rounder(x: Real<'_>) -> f64 {
-    x.pick(ROUNDER, single::ROUNDER)
+pub(super) fn rounder(x: Real<'_>) -> f64 {
+    x.pick(ROUNDER, 12_582_912.0)
 }
 
 /// The bias of the exponent field.
-fn bias(x: Real<'_>) -> f64 {
+pub(super) fn bias(x: Real<'_>) -> f64 {
     x.pick(1023.0, 127.0)
+}
+
+/// The integer in the low bits as an exponent field: `2^k`, if `k` and the bias are there.
+pub(super) fn power(shifted: Real<'_>) -> Real<'_> {
+    shifted.bits().shl(shifted.pick(52, 23)).real()
 }
 
 /// Two powers of two, both normal, whose product is `2^k`, where `k` and twice the bias stand in the low bits.
@@ -43,6 +51,50 @@ pub(super) fn scales(shifted: Real<'_>) -> [Real<'_>; 2] {
 fn scale<'s>(y: Real<'s>, shifted: Real<'s>) -> Real<'s> {
     let [s, t] = scales(shifted);
     y * s * t
+}
+
+/// `x` less a multiple of `ln 2`.
+pub(super) struct Reduced<'s> {
+    /// An integer `k` and a bias in its low bits.
+    pub(super) shifted: Real<'s>,
+    /// `x - k ln 2`, to half an ULP.
+    r: Real<'s>,
+    /// What `r` misses, for the builder to drop where it is not used.
+    r_low: Real<'s>,
+}
+
+impl<'s> Reduced<'s> {
+    /// Of a number for which `k` and the bias are in the range of [`power`] or [`scales`].
+    fn of(x: Real<'s>, bias: f64) -> Reduced<'s> {
+        let (ln_2, ln_2_low) = x.pick((LN_2, LN_2_LOW), (LN_2_F32, LN_2_F32_LOW));
+        let rounder = rounder(x) + bias;
+        let shifted = x.fma(LOG2_E, rounder);
+        let k = shifted - rounder;
+        // The first product and difference are exact together.
+        let head = k.fma(-ln_2, x);
+        let r = k.fma(-ln_2_low, head);
+        Reduced { shifted, r, r_low: k.fma(-ln_2_low, head - r) }
+    }
+
+    /// Of a number whose exponential may be out of range, for [`scales`].
+    pub(super) fn wide(x: Real<'s>) -> Reduced<'s> {
+        Reduced::of(x, 2.0 * bias(x))
+    }
+
+    /// `e^r`: its error is a half of an ULP for the sum, and almost as much for the rounding of `r` and of `r u`.
+    fn significand(&self) -> Real<'s> {
+        let r = self.r;
+        r.either_polynomial(&EXP, &EXP_F32).fma(r, 1.0).fma(r, 1.0)
+    }
+
+    /// `e^r` as a pair: the rounding of `r` is left, a quarter of an ULP.
+    pub(super) fn significand_pair(&self) -> Pair<'s> {
+        let r = self.r;
+        let q = r.either_polynomial(&EXP, &EXP_F32);
+        let high = q.fma(r, 1.0).fma(r, 1.0);
+        // Both differences are exact.
+        Pair { high, low: q.fma(r * r, r - (high - 1.0)) }
+    }
 }
 
 /// `2^r` for `|r| <= 1/2`.
@@ -63,10 +115,10 @@ pub(super) fn power_of_two_single(x: Real<'_>) -> Real<'_> {
     let rounder = ROUNDER + 1023.0;
     let shifted = x + rounder;
     let r = x - (shifted - rounder);
-    r.polynomial(&EXP2_SINGLE).fma(r, 1.0) * shifted.bits().shl(52).real()
+    r.polynomial(&EXP2_SINGLE).fma(r, 1.0) * power(shifted)
 }
 
-/// `2^k (1 + r + tail)`; `k` stands in the low bits of `exponent`.
+/// `2^k (1 + r + tail)` in `f64`, for arguments that are sums; `k` stands in the low bits of `exponent`.
 pub(super) struct Exponential<'s> {
     exponent: Bits<'s>,
     r: Real<'s>,
@@ -77,11 +129,6 @@ impl<'s> Exponential<'s> {
     /// `e^x` for `|x| < 2^40`; for [`Goal::Single`] `|x| < 2^10`.
     pub(super) fn of(x: Real<'s>, goal: Goal) -> Exponential<'s> {
         Exponential::reduced(x, None, goal, &EXP)
-    }
-
-    /// As [`Exponential::of`], for [`Exponential::minus_one`].
-    fn of_minus_one(x: Real<'s>, goal: Goal) -> Exponential<'s> {
-        Exponential::reduced(x, None, goal, &EXP_MINUS_ONE)
     }
 
     /// `e^(x + low)` with `|low|` small beside 1.
@@ -145,30 +192,14 @@ impl<'s> Exponential<'s> {
         let half = self.exponent.shr(1);
         [half, self.exponent - half].map(|k| (k.shl(52) + ONE).real())
     }
-
-    /// `2^-shift (e^x - 1)`, normalised; the shift keeps the power of two in range.
-    pub(super) fn minus_one(&self, shift: u32) -> Pair<'s> {
-        let one = 0.5_f64.powi(shift as i32);
-        let scale = (self.exponent.shl(52) + one.to_bits()).real();
-        let head = scale - one;
-        let lost = (scale - head) - one;
-        let sum = fast_two_sum(head, scale * self.r);
-        fast_two_sum(sum.high, scale.fma(self.tail, sum.low + lost))
-    }
 }
 
 /// `e^x`. Error at most 0.90 ULP.
 pub fn exp(b: &mut Builder, args: &[Value]) -> Value {
     in_dtype(b, args, |[x]| {
         let (low, high) = x.pick((-746.0, 710.0), (-104.5, 89.0));
-        let (ln_2, ln_2_low) = x.pick((LN_2, LN_2_LOW), single::LN_2);
-        let x = x.clamp(low, high);
-        let rounder = rounder(x) + 2.0 * bias(x);
-        let shifted = x.fma(LOG2_E, rounder);
-        let k = shifted - rounder;
-        // The first product and difference are exact together.
-        let r = k.fma(-ln_2_low, k.fma(-ln_2, x));
-        scale(r.either_polynomial(&EXP, &EXP_F32).fma(r, 1.0).fma(r, 1.0), shifted)
+        let reduced = Reduced::wide(x.clamp(low, high));
+        scale(reduced.significand(), reduced.shifted)
     })
 }
 
@@ -182,40 +213,41 @@ pub fn exp2(b: &mut Builder, args: &[Value]) -> Value {
 
 /// `e^x - 1`. Error at most 0.85 ULP in `f64`, 0.96 in `f32`.
 ///
-/// `2^k (1 + r + tail) - 1` is summed as `(2^k - 1) + 2^k r` with its rounding errors, and `2^k tail`.
+/// Half of it is `(2^(k-1) - 1/2) + 2^(k-1) r`, with its rounding errors, and `2^(k-1)` times the rest.
 pub fn expm1(b: &mut Builder, args: &[Value]) -> Value {
-    in_either(
-        b,
-        args,
-        |[x]| single::exp::expm1(x),
-        |[x]| {
-            let half = Exponential::of_minus_one(x.clamp(-50.0, 709.8), Goal::Double).minus_one(1);
-            x.abs().lt(1e-17).select(x, half.high + half.high)
-        },
-    )
+    in_dtype(b, args, |[x]| {
+        let (low, high) = x.pick((-40.0, 710.0), (-20.0, 89.0));
+        let Reduced { shifted, r, r_low } = Reduced::of(x.clamp(low, high), bias(x) - 1.0);
+        let s = power(shifted);
+        let head = s - 0.5;
+        let high = s.fma(r, head);
+        let low = s.fma(r, head - high) + ((s - head) - 0.5);
+        let q = r.either_polynomial(&EXP_MINUS_ONE, &EXP_MINUS_ONE_F32);
+        // In f32 ln 2 is so near 24 bits that r hardly misses anything where that counts, for k = 1.
+        let tail = if x.pick(true, false) { q.fma(r * r, r_low.fma(r, r_low)) } else { q * (r * r) };
+        let half = high + s.fma(tail, low);
+        // Half of a subnormal is not exact, and zeros keep their signs.
+        x.abs().lt(x.pick(1e-17, 1e-8)).select(x, half + half)
+    })
 }
 
-/// `1 / (1 + e^-x)`. Error at most 0.75 ULP in `f64`, 0.85 in `f32`.
+/// `1 / (1 + e^-x)`. Error at most 0.85 ULP.
 ///
-/// With `e = e^-|x|` that is `1 / (1 + e)` or `e / (1 + e)`; the quotient is of pairs, and the power of two of the
-/// numerator is applied last, so that subnormal results are rounded once more only.
+/// Numerator and denominator are over a power of two, so that neither overflows before the result underflows.
 pub fn sigmoid(b: &mut Builder, args: &[Value]) -> Value {
-    in_either(
-        b,
-        args,
-        |[x]| single::exp::sigmoid(x),
-        |[x]| {
-            let e = Exponential::of((-x.abs()).clamp(-746.0, 0.0), Goal::Double);
-            let [s, t] = e.scales();
-            let m = e.significand();
-            let d = fast_two_sum(x.constant(1.0), m.high * s * t);
-            let d = Pair { high: d.high, low: d.low + m.low * s * t };
-            let negative = x.lt(0.0);
-            let n = Pair { high: negative.select(m.high, 1.0), low: negative.select(m.low, 0.0) };
-            let y = quotient(n, d).round();
-            negative.select(y * s * t, y)
-        },
-    )
+    in_dtype(b, args, |[x]| {
+        let (shift, low, high) = x.pick((512, -746.0, 40.0), (64, -104.5, 18.0));
+        let unit = 2.0_f64.powi(-shift);
+        let reduced = Reduced::of(-x.clamp(low, high), bias(x) - f64::from(shift));
+        let power = power(reduced.shifted);
+        let e = reduced.significand_pair();
+        let sum = two_sum(e.high * power, x.constant(unit));
+        let low = e.low.fma(power, sum.low);
+        let y = 1.0 / sum.high;
+        let minus_y = -y;
+        let rest = minus_y.fma(low, minus_y.fma(sum.high, 1.0));
+        rest.fma(y, y) * unit
+    })
 }
 
 /// `tanh(x)`. Error at most 0.98 ULP.
@@ -235,54 +267,41 @@ pub fn tanh(b: &mut Builder, args: &[Value]) -> Value {
         // In f32 the quotient is precise enough with one part of ln 2.
         let r = if x.pick(true, false) { k.fma(-0.5 * LN_2_LOW, r) } else { r };
         let e = r.either_polynomial(&EXP_TWICE, &EXP_TWICE_F32).fma(r, 1.0);
-        let half_power = shifted.bits().shl(x.pick(52, 23)).real();
-        let far = 1.0 - 1.0 / e.fma(half_power, 0.5);
+        let far = 1.0 - 1.0 / e.fma(power(shifted), 0.5);
         ax.lt(1.0).select(near, far).with_sign(x)
     })
 }
 
-/// `sinh(x)`. Error at most 0.75 ULP in `f64`, 0.90 in `f32`.
+/// `sinh(x)`. Error at most 0.90 ULP.
 ///
-/// `2 (h + h / (1 + 4h))` with `h = (e^|x| - 1) / 4`: no cancellation for small `x`, no overflow before the result's.
+/// A polynomial up to 1, twice `h - 1 / (16 h)` with `h = e^|x| / 4` above.
 pub fn sinh(b: &mut Builder, args: &[Value]) -> Value {
-    in_either(
-        b,
-        args,
-        |[x]| single::exp::sinh(x),
-        |[x]| {
-            let ax = x.abs();
-            let h = Exponential::of_minus_one(ax.clamp(0.0, 710.6), Goal::Double).minus_one(2);
-            // Beyond 2^60 the quotient is 1/4 for any `h`; its parts must only stay finite.
-            let near = h.high.lt(1e18);
-            let (high, low) = (near.select(h.high, 1e18), near.select(h.low, 0.0));
-            let d = two_sum(high * 4.0, x.constant(1.0));
-            let q = quotient(Pair { high, low }, Pair { high: d.high, low: low.fma(4.0, d.low) });
-            let y = fast_two_sum(h.high, q.high);
-            let y = y.high + (y.low + (h.low + q.low));
-            ax.lt(1e-9).select(ax, y + y).with_sign(x)
-        },
-    )
+    in_dtype(b, args, |[x]| {
+        let ax = x.abs();
+        let z = ax * ax;
+        let near = z.either_polynomial(&SINH, &SINH_F32).fma(ax * z, ax);
+        let h = quarter_exponential(ax);
+        let half = h.high + (h.low - 0.0625 / h.high);
+        ax.lt(1.0).select(near, half + half).with_sign(x)
+    })
 }
 
-/// `cosh(x)`. Error at most 0.65 ULP in `f64`, 0.95 in `f32`.
+/// `cosh(x)`. Error at most 0.95 ULP.
 ///
-/// `2 (h + 1 / (16h))` with `h = e^|x| / 4`: no overflow before the result's.
+/// Twice `h + 1 / (16 h)` with `h = e^|x| / 4`: no overflow before the result's.
 pub fn cosh(b: &mut Builder, args: &[Value]) -> Value {
-    in_either(
-        b,
-        args,
-        |[x]| single::exp::cosh(x),
-        |[x]| {
-            let e = Exponential::of(x.abs().clamp(0.0, 710.6), Goal::Double);
-            let m = e.significand();
-            let quarter = (e.exponent.shl(52) + 0.25_f64.to_bits()).real();
-            let (high, low) = (m.high * quarter, m.low * quarter);
-            let q = 0.0625 / high;
-            // Beyond 2^60 the quotient does not matter, and neither does its error.
-            let q_low = q.fma(low, q.fma(high, -0.0625)) * (-16.0 * q);
-            let sum = fast_two_sum(high, q);
-            let y = sum.high + (sum.low + (low + q_low));
-            y + y
-        },
-    )
+    in_dtype(b, args, |[x]| {
+        let h = quarter_exponential(x.abs());
+        let half = h.high + (h.low + 0.0625 / h.high);
+        half + half
+    })
+}
+
+/// `e^ax / 4` as a pair, for a number not below 0; finite wherever the hyperbolic functions are.
+fn quarter_exponential(ax: Real<'_>) -> Pair<'_> {
+    let most = ax.constant(ax.pick(710.6, 89.5));
+    let reduced = Reduced::of(most.min(ax), bias(ax) - 2.0);
+    let power = power(reduced.shifted);
+    let e = reduced.significand_pair();
+    Pair { high: e.high * power, low: e.low * power }
 }

@@ -5,11 +5,5 @@
 //! takes so many operations that `f64` is as fast, the function has no body here.
 
 pub(super) mod erf;
-pub(super) mod exp;
 pub(super) mod log;
 pub(super) mod trig;
-
-/// `1.5 * 2^23`: added to a number below 2^22 it rounds it to an integer, which then stands in the low bits.
-pub(super) const ROUNDER: f64 = 12_582_912.0;
-/// `ln 2` in 24 bits, and what it misses.
-pub(super) const LN_2: (f64, f64) = (0.693_147_182_464_599_6, -1.904_654_299_957_768e-9);

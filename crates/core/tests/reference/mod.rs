@@ -3,7 +3,7 @@
 //!
 //! An `f32` result is compared with the function in `f64`, 29 bits more precise. An `f64` result that differs from the
 //! correctly rounded one, or has none to compare with, is compared with the function in 192 bits. To add a function, add
-//! a row to [`FUNCTIONS`].
+//! a row to [`FUNCTIONS`]. [`Points`] are where the functions are compared.
 
 use astro_float::{BigFloat, Consts, RoundingMode};
 use std::f64::consts::FRAC_1_SQRT_2;
@@ -264,6 +264,32 @@ pub static FUNCTIONS: &[Function] = &[
         },
     },
 ];
+
+/// Splitmix64: the same points in every run, whatever the threads.
+pub struct Points(u64);
+
+impl Points {
+    pub fn new(seed: u64) -> Points {
+        Points(seed)
+    }
+
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In `[low, high)`.
+    pub fn within(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * ((self.bits() >> 11) as f64 * 2.0_f64.powi(-53))
+    }
+
+    /// Any bits of an `f32` or of an `f64`.
+    pub fn any(&mut self, single: bool) -> f64 {
+        if single { f64::from(f32::from_bits(self.bits() as u32)) } else { f64::from_bits(self.bits()) }
+    }
+}
 
 /// The row of this name.
 pub fn function(name: &str) -> Option<&'static Function> {

@@ -72,7 +72,7 @@ impl Mem {
 
 /// A constant in the pool: its first byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct PoolAt(u32);
+pub(super) struct PoolAt(pub u32);
 
 /// The last operand of an instruction: a register (vector, mask or integer), memory, or a constant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,6 +161,7 @@ pub(super) enum Cond {
     BelowEqual = 0x6,
     Above = 0x7,
     Less = 0xc,
+    LessEqual = 0xe,
     Greater = 0xf,
 }
 
@@ -194,6 +195,35 @@ pub(super) struct Asm {
     pool_uses: Vec<(usize, u32, usize)>,
     labels: Vec<Option<usize>>,
     label_uses: Vec<(usize, Label)>,
+    /// Where each instruction begins and what it is to be.
+    #[cfg(test)]
+    pub asked: Vec<(usize, Asked)>,
+}
+
+/// What an instruction was meant to be, for tests to hold its bytes against.
+#[cfg(test)]
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Asked {
+    Vector {
+        evex: bool,
+        op: Op,
+        len: Len,
+        reg: u8,
+        vvvv: u8,
+        rm: Rm,
+        imm: Option<u8>,
+        how: Masking,
+        memory: usize,
+    },
+    Legacy {
+        opcode: Vec<u8>,
+        wide: bool,
+        reg: u8,
+        rm: Rm,
+    },
+    Jump(Label),
+    /// Its operands, if any, are part of the opcode.
+    Fixed,
 }
 
 impl Asm {
@@ -206,7 +236,28 @@ impl Asm {
             pool_uses: Vec::new(),
             labels: Vec::new(),
             label_uses: Vec::new(),
+            #[cfg(test)]
+            asked: Vec::new(),
         }
+    }
+
+    /// Notes what the next instruction is to be. An instruction emitted by way of another method counts once.
+    #[cfg(test)]
+    fn note(&mut self, asked: Asked) {
+        if self.asked.last().is_none_or(|(at, _)| *at != self.code.len()) {
+            self.asked.push((self.code.len(), asked));
+        }
+    }
+
+    /// Where a label is.
+    #[cfg(test)]
+    pub fn place_of(&self, label: Label) -> Option<usize> {
+        self.labels[label.0 as usize]
+    }
+
+    /// Bytes of the instructions so far; the constants follow them at the next multiple of 64.
+    pub fn code_len(&self) -> usize {
+        self.code.len()
     }
 
     /// The code with its pool.
@@ -249,6 +300,8 @@ impl Asm {
         ];
         let mut missing = self.code.len().next_multiple_of(32) - self.code.len();
         while missing > 0 {
+            #[cfg(test)]
+            self.note(Asked::Fixed);
             let nop = NOPS[missing.min(NOPS.len()) - 1];
             self.code.extend_from_slice(nop);
             missing -= nop.len();
@@ -302,11 +355,15 @@ impl Asm {
     }
 
     pub fn jump(&mut self, to: Label) {
+        #[cfg(test)]
+        self.note(Asked::Jump(to));
         self.code.push(0xe9);
         self.jump_target(to);
     }
 
     pub fn jump_if(&mut self, cond: Cond, to: Label) {
+        #[cfg(test)]
+        self.note(Asked::Jump(to));
         self.code.extend_from_slice(&[0x0f, 0x80 | cond as u8]);
         self.jump_target(to);
     }
@@ -321,6 +378,8 @@ impl Asm {
     /// A legacy instruction with a ModRM byte; `opcode` with its escape bytes.
     #[expect(clippy::too_many_arguments, reason = "these are the fields of the encoding")]
     fn legacy(&mut self, prefix: Option<u8>, opcode: &[u8], wide: bool, byte_reg: bool, reg: u8, rm: Rm, rest: usize) {
+        #[cfg(test)]
+        self.note(Asked::Legacy { opcode: opcode.to_vec(), wide, reg, rm });
         self.code.extend(prefix);
         let (x, b) = high_bits(rm);
         let rex = 0x40 | u8::from(wide) << 3 | (reg >> 3 & 1) << 2 | (x & 1) << 1 | (b & 1);
@@ -339,6 +398,8 @@ impl Asm {
     }
 
     pub fn mov_imm(&mut self, to: Gpr, imm: i64) {
+        #[cfg(test)]
+        self.note(Asked::Fixed);
         if imm == 0 {
             self.legacy(None, &[0x33], false, false, to.0, Rm::Reg(to.0), 0);
         } else if let Ok(imm) = u32::try_from(imm) {
@@ -449,6 +510,8 @@ impl Asm {
 
     /// RDX:RAX, the sign of RAX in RDX.
     pub fn sign_extend_rax(&mut self) {
+        #[cfg(test)]
+        self.note(Asked::Fixed);
         self.code.extend_from_slice(&[0x48, 0x99]);
     }
 
@@ -458,6 +521,8 @@ impl Asm {
     }
 
     pub fn push(&mut self, r: Gpr) {
+        #[cfg(test)]
+        self.note(Asked::Fixed);
         if r.0 >= 8 {
             self.code.push(0x41);
         }
@@ -465,6 +530,8 @@ impl Asm {
     }
 
     pub fn pop(&mut self, r: Gpr) {
+        #[cfg(test)]
+        self.note(Asked::Fixed);
         if r.0 >= 8 {
             self.code.push(0x41);
         }
@@ -472,6 +539,8 @@ impl Asm {
     }
 
     pub fn ret(&mut self) {
+        #[cfg(test)]
+        self.note(Asked::Fixed);
         self.code.push(0xc3);
     }
 
@@ -492,11 +561,17 @@ impl Asm {
 
     /// Replaces ST(0) by a partial remainder by ST(1), exactly; bit 10 of the status in AX is set if it is not finished.
     pub fn x87_remainder_step(&mut self) {
-        self.code.extend_from_slice(&[0xd9, 0xf8, 0xdf, 0xe0]);
+        for instruction in [[0xd9, 0xf8], [0xdf, 0xe0]] {
+            #[cfg(test)]
+            self.note(Asked::Fixed);
+            self.code.extend_from_slice(&instruction);
+        }
     }
 
     /// Drops ST(0).
     pub fn x87_drop(&mut self) {
+        #[cfg(test)]
+        self.note(Asked::Fixed);
         self.code.extend_from_slice(&[0xdd, 0xd8]);
     }
 
@@ -504,6 +579,8 @@ impl Asm {
 
     /// Clears the upper halves of all vector registers, so that other code does not pay for them.
     pub fn zero_upper(&mut self) {
+        #[cfg(test)]
+        self.note(Asked::Fixed);
         self.code.extend_from_slice(&[0xc5, 0xf8, 0x77]);
     }
 
@@ -521,6 +598,8 @@ impl Asm {
         how: Masking,
         memory: usize,
     ) {
+        #[cfg(test)]
+        self.note(Asked::Vector { evex: self.isa == Isa::Avx512, op, len, reg, vvvv, rm, imm, how, memory });
         let rest = usize::from(imm.is_some());
         match self.isa {
             Isa::Avx2 => self.vex(op, len, reg, vvvv, rm, rest),
@@ -542,6 +621,8 @@ impl Asm {
 
     /// An instruction in VEX encoding, whatever the instruction set; `rest` bytes of it follow the operands.
     pub fn vex(&mut self, op: Op, len: Len, reg: u8, vvvv: u8, rm: Rm, rest: usize) {
+        #[cfg(test)]
+        self.note(Asked::Vector { evex: false, op, len, reg, vvvv, rm, imm: None, how: PLAIN, memory: 0 });
         let (x, b) = high_bits(rm);
         let r = reg >> 3 & 1;
         let last = (!vvvv & 15) << 3 | u8::from(len != Len::L128) << 2 | op.prefix;
@@ -557,6 +638,11 @@ impl Asm {
 
     /// A VEX instruction on mask registers with an immediate byte.
     pub fn vex_imm(&mut self, op: Op, reg: u8, rm: u8, imm: u8) {
+        #[cfg(test)]
+        {
+            let (len, rm, imm) = (Len::L128, Rm::Reg(rm), Some(imm));
+            self.note(Asked::Vector { evex: false, op, len, reg, vvvv: 0, rm, imm, how: PLAIN, memory: 0 });
+        }
         self.vex(op, Len::L128, reg, 0, Rm::Reg(rm), 1);
         self.code.push(imm);
     }

@@ -12,12 +12,13 @@
 mod rare;
 
 use super::asm::{Alu, Isa, Len, Masking, Mem, Op, PLAIN, PoolAt, R11, RAX, RCX, RSP, Rm};
-use super::memory::{LOAD, MOVE, SPLAT_D, SPLAT_Q};
+use super::memory::{LOAD, MOVE, SPLAT_D, SPLAT_Q, masked_move};
 use super::program::{Base, Class, NodeId, Place, Program, Slot, Step, What};
-use super::{Gen, prim};
+use super::{Gen, LANE_MASK, prim};
 use numfuse_core::dtype::DType;
 use numfuse_core::literal::Literal;
 use smallvec::SmallVec;
+use std::ops::Range;
 
 /// The kind of register that a value needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,6 +158,17 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         }
     }
 
+    /// Takes the registers of another body's carried values, in that body's order.
+    pub fn adopt_carried(&mut self, registers: &[u8]) {
+        self.carried = registers.to_vec();
+        self.reserved |= registers.iter().fold(0, |mask, r| mask | 1 << r);
+    }
+
+    /// The registers of all carried values: for each of them one per copy.
+    pub fn carried_registers(&self) -> &[u8] {
+        &self.carried
+    }
+
     /// A carried value is in its own register until it is replaced.
     pub fn enter_carried(&mut self, copy: usize, node: NodeId, n: usize) {
         let index = self.index(copy, node);
@@ -223,23 +235,40 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         } else {
             self.emit_copies(0..self.copies);
         }
-        self.at = self.program.nodes.len() as NodeId;
-        for n in 0..self.program.results.len() {
-            for copy in 0..self.copies {
-                let (node, to) = (self.program.results[n], self.carried_reg(n, copy));
-                let from = self.reg(copy, node);
-                self.move_vector(to, from, self.dtype(node));
-                self.end_node();
-            }
-        }
+        self.emit_results(0..self.copies);
         // The next iteration begins as this one did.
         for var in &mut self.vars {
             var.reg = None;
         }
     }
 
+    /// Gives carried values their next ones; in a masked body those of the lanes that exist.
+    fn emit_results(&mut self, copies: Range<usize>) {
+        self.at = self.program.nodes.len() as NodeId;
+        for n in 0..self.program.results.len() {
+            for copy in copies.clone() {
+                let (node, to) = (self.program.results[n], self.carried_reg(n, copy));
+                let dtype = self.dtype(node);
+                let from = self.reg(copy, node);
+                if self.masked && from != to {
+                    let (op, len) = (masked_move(dtype.size()), self.len(dtype));
+                    self.emit_masked(op, len, to, 0, Operand::reg(from), None, LANE_MASK, false);
+                } else {
+                    self.move_vector(to, from, dtype);
+                }
+                self.end_node();
+            }
+        }
+    }
+
+    /// Emits one copy of a masked body that carries values.
+    pub fn emit_copy(&mut self, copy: usize) {
+        self.emit_copies(copy..copy + 1);
+        self.emit_results(copy..copy + 1);
+    }
+
     /// Emits the nodes of some copies in turn. Shared nodes belong to the first.
-    fn emit_copies(&mut self, copies: std::ops::Range<usize>) {
+    fn emit_copies(&mut self, copies: Range<usize>) {
         let mut parts = self.program.rare.iter().peekable();
         for node in 0..self.program.nodes.len() as NodeId {
             let class = self.program.classes[node as usize];
@@ -398,7 +427,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         if var.pending {
             if bytes >= 16
                 && dtype.size() == element
-                && let Some((mem, _)) = self.unit_address(copy, node)
+                && let Some(mem) = self.operand_address(copy, node)
             {
                 return Operand { rm: Rm::Mem(mem), broadcast: false, bytes };
             }
@@ -474,7 +503,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
 
     /// The carried value whose register the node's result may take: it becomes it, and is not used afterwards.
     fn replaces(&self, node: NodeId) -> Option<usize> {
-        if self.carried.is_empty() {
+        if self.carried.is_empty() || self.masked {
             return None;
         }
         let n = self.program.results.iter().position(|r| *r == node)?;
@@ -486,6 +515,10 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     /// True if the node at hand is the last to use an operand, which is not uniform.
     pub fn dies(&self, operand: NodeId, node: NodeId) -> bool {
         let class = self.program.classes[operand as usize];
+        if self.masked && matches!(self.program.nodes[operand as usize].what, What::Carried(_)) {
+            // Lanes that do not exist keep it.
+            return false;
+        }
         let dies = self.program.last_use(operand).is_none_or(|last| last <= node);
         // Shared values are used by all copies.
         dies && (class == Class::Varying || (class == Class::Shared && self.copies == 1))
@@ -735,14 +768,18 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
                 self.g.a.alu_imm(Alu::And, RCX, lanes as i32 - 1);
                 Some((Mem { index: Some((RCX, scale)), disp: base.disp + ahead, ..base }, true))
             }
-            Step::Strided(_) => None,
+            Step::Strided(_) | Step::Any(_) => None,
         }
     }
 
-    fn unit_address(&mut self, copy: usize, node: NodeId) -> Option<(Mem, bool)> {
-        match self.program.nodes[node as usize].what {
-            What::Load(place) => self.place_address(place, copy),
-            _ => None,
+    /// The address of a deferred load's elements, if no register that other operands may need is part of it.
+    fn operand_address(&mut self, copy: usize, node: NodeId) -> Option<Mem> {
+        let What::Load(at) = self.program.nodes[node as usize].what else { return None };
+        let place = self.places[at as usize];
+        let steady = !matches!(place.base, Base::Spilled(_)) && matches!(place.step, Step::Unit | Step::Fixed);
+        if !steady {
+            return None;
         }
+        self.place_address(at, copy).map(|(mem, _)| mem)
     }
 }

@@ -5,7 +5,7 @@ use super::asm::{Alu, Cond, Mem, RAX, RBX, RCX, RDI, RDX};
 use super::body::Body;
 use super::fold::Fold;
 use super::program::{NodeId, Place, PlaceId, Program, Slot, Step, What};
-use super::rows::{StageProgram, copies_for, main_loop, rest_loop};
+use super::rows::{StageProgram, copies_for, loops};
 use super::{Gen, call_offset};
 use crate::clif::operands_of;
 use numfuse_core::dtype::DType;
@@ -40,8 +40,7 @@ fn over_columns(g: &mut Gen<'_>, program: &Program, end: Slot) {
     let homes = Body::new(g, program, &[], 1, false).emit_uniforms();
     g.load_call(RAX, call_offset!(begin));
     let copies = copies_for(program, g.a.isa, usize::MAX);
-    main_loop(g, program, &homes, copies, end);
-    rest_loop(g, program, &homes, end);
+    loops(g, program, &homes, copies, end);
 }
 
 fn end_slot(g: &mut Gen<'_>) -> Slot {
@@ -58,7 +57,7 @@ fn fold_rows(g: &mut Gen<'_>, folds: &[Fold]) {
     g.unless(Cond::NotEqual, |g| {
         for fold in folds {
             for (c, literal) in fold.init.iter().enumerate() {
-                let mut program = StageProgram::new(1, false);
+                let mut program = StageProgram::new(g, 1, false);
                 let block = call_offset!(states);
                 let place = state_place(g, &mut program, block, fold.component + c, fold.dtype);
                 let x = program.program.constant(*literal);
@@ -77,7 +76,7 @@ fn fold_rows(g: &mut Gen<'_>, folds: &[Fold]) {
     g.load_call(RCX, call_offset!(count));
     g.a.lea(RCX, Mem { base: RCX, index: Some((RBX, 0)), disp: 1 });
     g.a.store(count.mem(), RCX);
-    let mut program = StageProgram::new(1, false);
+    let mut program = StageProgram::new(g, 1, false);
     add_row_values(g, &mut program, false);
     program.add_insts(g);
     for fold in folds {
@@ -145,7 +144,7 @@ fn merge_blocks(g: &mut Gen<'_>, folds: &[Fold]) {
         slot
     });
     for fold in folds {
-        let mut program = StageProgram::new(1, false);
+        let mut program = StageProgram::new(g, 1, false);
         let mut args: SmallVec<[NodeId; 6]> = SmallVec::new();
         let mut targets: SmallVec<[PlaceId; 2]> = SmallVec::new();
         for block in [call_offset!(states), call_offset!(other)] {
@@ -174,7 +173,7 @@ fn merge_blocks(g: &mut Gen<'_>, folds: &[Fold]) {
 fn last_stage(g: &mut Gen<'_>, folds: &[Fold]) {
     let end = end_slot(g);
     g.a.mov_imm(RBX, 0);
-    let mut program = StageProgram::new(2, false);
+    let mut program = StageProgram::new(g, 2, false);
     for fold in folds {
         let component = fold.component + fold.reducer.result();
         let place = state_place(g, &mut program, call_offset!(states), component, fold.dtype);

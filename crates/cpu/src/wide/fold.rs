@@ -1,15 +1,15 @@
 //! Folding the elements of a loop, in the order that [`numfuse_core::kernel::reduce`] fixes for rows.
 //!
 //! The states of a leaf's lanes live in the stack frame, 256 bytes or less for each component. If the copies of a body
-//! make up all lanes of a leaf exactly, the loop carries the states in registers, and what is left over is folded in
-//! memory; long bodies fold in memory from the beginning. The lanes of a leaf merge in straight-line code, vectors
+//! make up all lanes of a leaf exactly, the loop carries the states in registers, and what is left over is folded under
+//! masks (AVX-512) or in memory; long bodies fold in memory from the beginning. The lanes of a leaf merge in straight-line code, vectors
 //! first and then the halves of one vector. Leaves merge in their own phase.
 
-use super::asm::{Alu, Cond, Mem, R11, RAX, RCX, RDI, RDX, Shift};
+use super::asm::{Alu, Cond, Isa, Mem, R11, RAX, RCX, RDI, RDX, Shift};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, Program, Slot, Step, What};
-use super::rows::{StageProgram, copies_for, main_loop, rest_loop, run_once};
-use super::{Gen, call_offset};
+use super::rows::{StageProgram, copies_for, loops, rest_loop, run_once};
+use super::{Gen, LANE_MASK, call_offset};
 use crate::clif::STATE_WORD;
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::reduce::{self, State};
@@ -54,6 +54,11 @@ impl Fold {
         }
     }
 
+    /// The lanes of a leaf.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
     /// All folds of a stage.
     fn of_stage(g: &Gen<'_>, stage: usize) -> Vec<Fold> {
         g.kernel.reductions_of(stage).map(|(i, _)| Fold::new(g, i)).collect()
@@ -74,9 +79,11 @@ pub(super) fn leaves(g: &mut Gen<'_>, stage: usize) {
     g.load_call(RCX, call_offset!(end));
     g.a.store(end.mem(), RCX);
     let carried = carried_program(g, stage, &folds);
-    let memory = memory_program(g, stage, &folds);
     let carried_homes = carried.as_ref().map(|(program, _)| Body::new(g, program, &[], 1, false).emit_uniforms());
-    let homes = Body::new(g, &memory, &[], 1, false).emit_uniforms();
+    // What is left over is folded in registers too, if there are masks.
+    let in_registers = carried.is_some() && g.a.isa == Isa::Avx512;
+    let memory = (!in_registers).then(|| memory_program(g, stage, &folds));
+    let homes = memory.as_ref().map(|program| Body::new(g, program, &[], 1, false).emit_uniforms());
     let states: Vec<(usize, Slot)> = folds
         .iter()
         .flat_map(|f| (0..f.init.len()).map(|c| f.component + c))
@@ -102,34 +109,54 @@ pub(super) fn leaves(g: &mut Gen<'_>, stage: usize) {
         g.a.lea(RCX, Mem { base: RCX, index: Some((RDX, STATE_WORD.trailing_zeros() as u8)), disp: 0 });
         g.a.store(slot.mem(), RCX);
     }
-    match (&carried, &carried_homes) {
-        (Some((program, copies)), Some(homes)) => carried_leaf(g, &folds, program, homes, *copies, len, stop),
-        _ => {
-            clear(g, &folds);
+    let mut source = Source::Memory;
+    if let (Some((program, copies)), Some(homes)) = (&carried, &carried_homes) {
+        let registers = carried_leaf(g, &folds, program, homes, *copies, (len, leaf_end, stop));
+        if in_registers {
+            source = Source::Registers { registers, copies: *copies, lanes: program.lanes };
+        }
+    } else {
+        clear(g, &folds);
+    }
+    if let (Some(memory), Some(homes)) = (&memory, &homes) {
+        if carried.is_some() {
+            rest_loop(g, memory, homes, leaf_end, false);
+        } else {
             let most = folds.iter().map(|f| f.lanes).min().unwrap_or(1);
-            let copies = copies_for(&memory, g.a.isa, most);
-            main_loop(g, &memory, &homes, copies, leaf_end);
+            let copies = copies_for(memory, g.a.isa, most);
+            loops(g, memory, homes, copies, leaf_end);
         }
     }
-    rest_loop(g, &memory, &homes, leaf_end);
-    for fold in &folds {
+    for (n, fold) in folds.iter().enumerate() {
+        let first: usize = folds[..n].iter().map(|f| f.init.len()).sum();
         if fold.reducer.counts() {
             let done = g.a.label();
             g.a.load(RCX, len.mem());
             g.a.alu_imm(Alu::Cmp, RCX, LEAF as i32);
             g.unless(Cond::Equal, |g| {
-                merge_lanes(g, fold, &states, Some(len));
+                merge_lanes(g, fold, &source, first, &states, Some(len));
                 g.a.jump(done);
             });
-            merge_lanes(g, fold, &states, None);
+            merge_lanes(g, fold, &source, first, &states, None);
             g.a.bind(done);
         } else {
-            merge_lanes(g, fold, &states, None);
+            merge_lanes(g, fold, &source, first, &states, None);
         }
     }
     g.a.load(RAX, leaf_end.mem());
     g.a.alu_mem(Alu::Cmp, RAX, end.mem());
     g.a.jump_if(Cond::Below, again);
+}
+
+/// Where the states of a leaf's lanes are when it is folded.
+enum Source {
+    Memory,
+    /// For each component one register per copy, of so many lanes.
+    Registers {
+        registers: Vec<u8>,
+        copies: usize,
+        lanes: usize,
+    },
 }
 
 /// The stage with the states carried by the loop, and the copies that make up all lanes; if that is possible.
@@ -144,7 +171,7 @@ fn carried_program(g: &mut Gen<'_>, stage: usize, folds: &[Fold]) -> Option<(Pro
     if insts * 4 > CARRIED_NODES {
         return None;
     }
-    let mut program = StageProgram::new(stage, false);
+    let mut program = StageProgram::new(g, stage, false);
     let mut carried = Vec::new();
     for fold in folds {
         for _ in 0..fold.init.len() {
@@ -170,7 +197,7 @@ fn carried_program(g: &mut Gen<'_>, stage: usize, folds: &[Fold]) -> Option<(Pro
 
 /// The stage with the states in memory.
 fn memory_program(g: &mut Gen<'_>, stage: usize, folds: &[Fold]) -> Program {
-    let mut program = StageProgram::new(stage, false);
+    let mut program = StageProgram::new(g, stage, false);
     let mut places = Vec::new();
     for fold in folds {
         for slot in &fold.slots {
@@ -205,16 +232,16 @@ fn step(g: &mut Gen<'_>, program: &mut StageProgram, fold: &Fold, state: &[NodeI
     program.program.inline(&fold.step, &args)
 }
 
-/// Emits the loop of a leaf that carries states, which go to memory afterwards.
+/// Emits the loop of a leaf that carries states, and returns their registers. With masks all of the leaf is folded;
+/// otherwise the part that fills all lanes evenly, and the states go to memory.
 fn carried_leaf(
     g: &mut Gen<'_>,
     folds: &[Fold],
     program: &Program,
     homes: &[Option<Slot>],
     copies: usize,
-    len: Slot,
-    stop: Slot,
-) {
+    (len, leaf_end, stop): (Slot, Slot, Slot),
+) -> Vec<u8> {
     let lanes = folds[0].lanes as i32;
     g.a.load(RCX, len.mem());
     g.a.alu_imm(Alu::And, RCX, -lanes);
@@ -230,6 +257,7 @@ fn carried_leaf(
             body.splat_literal(reg, fold.init[*c]);
         }
     }
+    let registers = body.carried_registers().to_vec();
     let exit = body.g.a.label();
     body.g.a.alu_mem(Alu::Cmp, RAX, stop.mem());
     body.g.a.jump_if(Cond::AboveEqual, exit);
@@ -241,6 +269,10 @@ fn carried_leaf(
     body.g.a.alu_mem(Alu::Cmp, RAX, stop.mem());
     body.g.a.jump_if(Cond::Below, again);
     body.g.a.bind(exit);
+    if body.g.a.isa == Isa::Avx512 {
+        carried_rest(g, program, homes, copies, &registers, leaf_end);
+        return registers;
+    }
     for (n, (fold, c)) in components.iter().enumerate() {
         for copy in 0..copies {
             let (reg, len) = (body.carried_reg(n, copy), body.len(fold.dtype));
@@ -248,6 +280,36 @@ fn carried_leaf(
             body.g.store_slot(Slot(fold.slots[*c].0 + offset), reg, len);
         }
     }
+    registers
+}
+
+/// Emits what is left of a leaf from RAX on: one copy after the other, as long as there are elements.
+fn carried_rest(
+    g: &mut Gen<'_>,
+    program: &Program,
+    homes: &[Option<Slot>],
+    copies: usize,
+    registers: &[u8],
+    leaf_end: Slot,
+) {
+    let done = g.a.label();
+    let rest = g.rest_slot();
+    let mut body = Body::new(g, program, homes, copies, true);
+    body.adopt_carried(registers);
+    for copy in 0..copies {
+        let a = &mut body.g.a;
+        a.load(RCX, leaf_end.mem());
+        a.alu(Alu::Sub, RCX, RAX);
+        a.alu_imm(Alu::Sub, RCX, (copy * program.lanes) as i32);
+        a.jump_if(Cond::LessEqual, done);
+        a.mov_imm(R11, program.lanes as i64);
+        a.alu(Alu::Cmp, RCX, R11);
+        a.mov_if(Cond::Above, RCX, R11);
+        a.store(rest.mem(), RCX);
+        body.g.mask_below_rcx(LANE_MASK);
+        body.emit_copy(copy);
+    }
+    g.a.bind(done);
 }
 
 /// Sets all lanes to their initial states.
@@ -267,24 +329,36 @@ fn clear(g: &mut Gen<'_>, folds: &[Fold]) {
     }
 }
 
-/// Emits the merging of a leaf's lanes, whose state goes to the addresses in `states`. A leaf that is not full, of a
-/// reduction that counts, has its length in a slot.
-fn merge_lanes(g: &mut Gen<'_>, fold: &Fold, states: &[(usize, Slot)], len: Option<Slot>) {
+/// Emits the merging of a leaf's lanes, whose state goes to the addresses in `states`. The fold's components begin at
+/// `first_component` of the stage's. A leaf that is not full, of a reduction that counts, has its length in a slot.
+fn merge_lanes(
+    g: &mut Gen<'_>,
+    fold: &Fold,
+    source: &Source,
+    first_component: usize,
+    states: &[(usize, Slot)],
+    len: Option<Slot>,
+) {
     let dtype = fold.dtype;
-    let lanes = (g.a.isa.bytes() / dtype.size()).min(fold.lanes);
+    let lanes = match source {
+        Source::Memory => (g.a.isa.bytes() / dtype.size()).min(fold.lanes),
+        Source::Registers { lanes, .. } => *lanes,
+    };
     let mut program = Program::straight(lanes);
-    let mut parts: Vec<SmallVec<[NodeId; 2]>> = (0..fold.lanes / lanes)
-        .map(|part| {
-            fold.slots
-                .iter()
-                .map(|slot| {
-                    let base = Base::Stack(Slot(slot.0 + (part * lanes * dtype.size()) as i32));
-                    let place = program.place(Place { base, step: Step::Fixed, dtype });
-                    program.push(What::Load(place), dtype, &[])
-                })
-                .collect()
-        })
-        .collect();
+    let mut parts: Vec<SmallVec<[NodeId; 2]>> = Vec::new();
+    for part in 0..fold.lanes / lanes {
+        let components = (0..fold.init.len()).map(|c| match source {
+            Source::Memory => {
+                let base = Base::Stack(Slot(fold.slots[c].0 + (part * lanes * dtype.size()) as i32));
+                let place = program.place(Place { base, step: Step::Fixed, dtype });
+                program.push(What::Load(place), dtype, &[])
+            }
+            Source::Registers { copies, .. } => {
+                program.push(What::Carried(((first_component + c) * copies + part) as u32), dtype, &[])
+            }
+        });
+        parts.push(components.collect());
+    }
     let mut half = fold.lanes / 2;
     while half > 0 {
         if parts.len() > 1 {
@@ -300,22 +374,18 @@ fn merge_lanes(g: &mut Gen<'_>, fold: &Fold, states: &[(usize, Slot)], len: Opti
         }
         half /= 2;
     }
-    // The state alone is stored: a program of one lane reads it from a slot.
-    let mut last = Program::straight(1);
     for (c, x) in parts[0].iter().enumerate() {
-        let place = program.place(Place { base: Base::Stack(fold.slots[c]), step: Step::Fixed, dtype });
-        program.push(What::Store(place), dtype, &[*x]);
-        let from = last.place(Place { base: Base::Stack(fold.slots[c]), step: Step::Fixed, dtype });
         let slot = states.iter().find(|(component, _)| *component == fold.component + c).map(|(_, slot)| *slot);
         let base = Base::Spilled(slot.unwrap_or(fold.slots[c]));
-        let to = last.place(Place { base, step: Step::Fixed, dtype });
-        let x = last.push(What::Load(from), dtype, &[]);
-        last.push(What::Store(to), dtype, &[x]);
+        let place = program.place(Place { base, step: Step::Fixed, dtype });
+        program.push(What::StoreFirst(place), dtype, &[*x]);
     }
     program.finish(g.a.isa);
-    run_once(g, &program);
-    last.finish(g.a.isa);
-    run_once(g, &last);
+    let mut body = Body::new(g, &program, &[], 1, false);
+    if let Source::Registers { registers, .. } = source {
+        body.adopt_carried(registers);
+    }
+    body.emit_nodes();
 }
 
 /// Appends the merge of lanes `first..` with those `half` further on.

@@ -43,7 +43,7 @@ const MASK_TO_BYTES: Op = op(2, 2, 0x28, false);
 pub(super) const ABS_B: Op = op(1, 2, 0x1c, false);
 
 /// Loads for the lanes of a mask, by the size of an element.
-const fn masked_load(size: usize) -> Op {
+pub(super) const fn masked_load(size: usize) -> Op {
     match size {
         1 => op(3, 1, 0x6f, false),
         2 => op(3, 1, 0x6f, true),
@@ -59,6 +59,17 @@ pub(super) const fn masked_move(size: usize) -> Op {
 
 const fn masked_store(size: usize) -> Op {
     Op { opcode: 0x7f, ..masked_load(size) }
+}
+
+/// The instruction that loads a power of two of bytes.
+fn load_for(bytes: usize) -> (Op, Len) {
+    match bytes {
+        1 => (SPLAT_B, Len::L128),
+        2 => (SPLAT_W, Len::L128),
+        4 => (LOAD_4, Len::L128),
+        8 => (LOAD_8, Len::L128),
+        _ => (LOAD, Len::of(bytes)),
+    }
 }
 
 /// The instruction that repeats an element of memory or of a register's first lane.
@@ -173,6 +184,15 @@ impl Body<'_, '_, '_> {
                 } else {
                     let reg = self.reg(copy, value);
                     self.store_elements(copy, place, reg);
+                }
+            }
+            What::StoreFirst(place) => {
+                let value = self.arg(node, 0);
+                let size = dtype.size();
+                let reg = if dtype == DType::Bool { self.bool_to_bytes(copy, value) } else { self.reg(copy, value) };
+                match self.place_address(place, 0) {
+                    Some((mem, _)) => self.store_bytes(reg, mem, size),
+                    None => self.g.refuse("a strided place for one lane"),
                 }
             }
             What::StoreFrame(word) => {
@@ -447,13 +467,7 @@ impl Body<'_, '_, '_> {
     }
 
     fn load_bytes(&mut self, reg: u8, mem: Mem, bytes: usize) {
-        let (op, len) = match bytes {
-            1 => (SPLAT_B, Len::L128),
-            2 => (SPLAT_W, Len::L128),
-            4 => (LOAD_4, Len::L128),
-            8 => (LOAD_8, Len::L128),
-            _ => (LOAD, Len::of(bytes)),
-        };
+        let (op, len) = load_for(bytes);
         self.emit(op, len, reg, 0, memory(mem, bytes), None);
     }
 
@@ -497,7 +511,7 @@ impl Body<'_, '_, '_> {
     /// RCX: the first strided element of a copy; RDX: the stride.
     fn strided_start(&mut self, copy: usize, place: PlaceId) {
         let place = self.places[place as usize];
-        if let Step::Strided(stride) = place.step {
+        if let Step::Strided(stride) | Step::Any(stride) = place.step {
             self.g.a.load(RDX, stride.mem());
         }
         let ahead = copy * self.lanes;
@@ -544,6 +558,20 @@ impl Body<'_, '_, '_> {
         if self.masked {
             return self.load_through_buffer(reg, size);
         }
+        let done = self.g.a.label();
+        if matches!(self.places[place as usize].step, Step::Any(_)) {
+            self.g.a.alu_imm(Alu::Cmp, RDX, size as i32);
+            self.g.unless(Cond::NotEqual, |g| {
+                let (op, len) = load_for(bytes);
+                g.a.vector(op, len, reg, 0, Rm::Mem(Mem::at(RCX, 0)), None, PLAIN, bytes);
+                g.a.jump(done);
+            });
+            self.g.a.test(RDX, RDX);
+            self.g.unless(Cond::NotEqual, |g| {
+                g.a.vector(splat(size), Len::of(bytes), reg, 0, Rm::Mem(Mem::at(RCX, 0)), None, PLAIN, size);
+                g.a.jump(done);
+            });
+        }
         let per_part = 16 / size;
         let part = if bytes > 16 { self.temp() } else { reg };
         self.each_strided(|body, lane, mem| {
@@ -565,6 +593,7 @@ impl Body<'_, '_, '_> {
                 body.emit(INSERT_128, len, reg, reg, Operand::reg(to), Some((lane / per_part) as u8));
             }
         });
+        self.g.a.bind(done);
     }
 
     fn store_strided(&mut self, copy: usize, place: PlaceId, reg: u8) {
@@ -579,6 +608,15 @@ impl Body<'_, '_, '_> {
         self.strided_start(copy, place);
         let per_part = 16 / size;
         let part = if bytes > 16 { self.temp() } else { reg };
+        let done = self.g.a.label();
+        if matches!(self.places[place as usize].step, Step::Any(_)) {
+            let apart = self.g.a.label();
+            self.g.a.alu_imm(Alu::Cmp, RDX, size as i32);
+            self.g.a.jump_if(Cond::NotEqual, apart);
+            self.store_bytes(reg, Mem::at(RCX, 0), bytes);
+            self.g.a.jump(done);
+            self.g.a.bind(apart);
+        }
         self.each_strided(|body, lane, mem| {
             let index = lane % per_part;
             let from = if lane < per_part { reg } else { part };
@@ -595,6 +633,7 @@ impl Body<'_, '_, '_> {
                 (_, _) => body.emit(STORE_1, Len::L128, from, 0, last, Some(index as u8)),
             }
         });
+        self.g.a.bind(done);
     }
 
     /// Copies the elements that exist between a strided place (RCX, RDX) and a buffer.

@@ -33,6 +33,8 @@ pub(super) enum What {
     Load(PlaceId),
     /// Writes the argument to a place.
     Store(PlaceId),
+    /// Writes the first lane of the argument to a place.
+    StoreFirst(PlaceId),
     /// Writes the argument, of which all lanes are the same, to a word of the frame.
     StoreFrame(u32),
     /// The n-th value that a loop carries.
@@ -81,6 +83,9 @@ pub(super) enum Step {
     Unit,
     /// By the stride in a stack slot, indexed by the loop.
     Strided(Slot),
+    /// By the stride in a stack slot, which may well be that of adjacent elements or zero; indexed by the loop. The
+    /// code asks when it runs.
+    Any(Slot),
     /// Adjacent, always the same ones.
     Fixed,
     /// Adjacent, indexed by the loop's index modulo this power of two.

@@ -1,10 +1,11 @@
 //! Row kernels: for each row the stages in order, each of them a phase, and the merging of leaves after a loop.
 
-use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI};
+use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, Shift};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
-use super::{Gen, LANE_MASK, asm::Isa, call_offset, fold};
+use super::{Gen, LANE_MASK, across, asm::Isa, call_offset, fold};
 use crate::clif::{OperandAt, operands_of, stage_is_empty};
+use numfuse_core::dtype::DType;
 use numfuse_core::kernel::rare::{Rare, rare};
 use numfuse_core::kernel::{Access, Inst, StageKind, Value};
 use rustc_hash::FxHashMap;
@@ -15,10 +16,13 @@ use std::mem::offset_of;
 const BASES: [Gpr; 7] = [RSI, R8, R9, R10, R12, R13, R14];
 /// A body that has more nodes than this, all copies together, gets no more copies.
 const COPIED_NODES: usize = 80;
+/// A body that has more nodes than this is long.
+const LONG_NODES: usize = 128;
 
 /// Emits the code of a row kernel.
 pub(super) fn emit(g: &mut Gen<'_>) {
     g.a.mov_imm(RBX, 0);
+    across::emit(g);
     let (head, exit) = (g.a.label(), g.a.label());
     g.a.bind(head);
     g.a.alu_mem(Alu::Cmp, RBX, Mem::at(RDI, call_offset!(rows)));
@@ -65,7 +69,7 @@ fn phase(g: &mut Gen<'_>, number: usize, emit: impl FnOnce(&mut Gen<'_>)) {
 }
 
 fn row_stage(g: &mut Gen<'_>, stage: usize) {
-    let mut stage = StageProgram::new(stage, true);
+    let mut stage = StageProgram::new(g, stage, true);
     stage.add_insts(g);
     let program = stage.finish(g);
     run_once(g, &program);
@@ -77,7 +81,7 @@ pub(super) fn run_once(g: &mut Gen<'_>, program: &Program) {
 }
 
 fn loop_stage(g: &mut Gen<'_>, stage: usize) {
-    let mut stage = StageProgram::new(stage, false);
+    let mut stage = StageProgram::new(g, stage, false);
     stage.add_insts(g);
     let program = stage.finish(g);
     g.load_call(RAX, call_offset!(begin));
@@ -86,8 +90,7 @@ fn loop_stage(g: &mut Gen<'_>, stage: usize) {
     g.a.store(end.mem(), RCX);
     let homes = Body::new(g, &program, &[], 1, false).emit_uniforms();
     let copies = copies_for(&program, g.a.isa, usize::MAX);
-    main_loop(g, &program, &homes, copies, end);
-    rest_loop(g, &program, &homes, end);
+    loops(g, &program, &homes, copies, end);
 }
 
 /// How many copies of a body overlap well and fit the registers; a power of two, with no more than `most` lanes.
@@ -106,8 +109,18 @@ pub(super) fn copies_for(program: &Program, isa: Isa, most: usize) -> usize {
     copies
 }
 
+/// Emits the loops over all elements from RAX to `end`: whole bodies, and what is left.
+pub(super) fn loops(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
+    // A long body is not emitted twice if masks cost next to nothing.
+    let once = g.a.isa == Isa::Avx512 && copies == 1 && program.varying() > LONG_NODES;
+    if !once {
+        main_loop(g, program, homes, copies, end);
+    }
+    rest_loop(g, program, homes, end, once);
+}
+
 /// Emits the loop over whole bodies, from RAX as long as they fit before `end`.
-pub(super) fn main_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
+fn main_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
     let step = (copies * program.lanes) as i32;
     let mut body = Body::new(g, program, homes, copies, false);
     let exit = body.g.a.label();
@@ -125,35 +138,55 @@ pub(super) fn main_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot
     g.a.bind(exit);
 }
 
-/// Emits the loop over what is left from RAX to `end`, a body of some lanes at a time.
-pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], end: Slot) {
+/// Emits the loop over what is left from RAX to `end`, a body of some lanes at a time. If it is `all`, uniform values
+/// are worth registers.
+pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], end: Slot, all: bool) {
     let lanes = program.lanes as i32;
     let exit = g.a.label();
     g.a.alu_mem(Alu::Cmp, RAX, end.mem());
     g.a.jump_if(Cond::AboveEqual, exit);
-    let again = g.a.here();
-    g.a.load(RCX, end.mem());
-    g.a.alu(Alu::Sub, RCX, RAX);
-    g.a.mov_imm(R11, i64::from(lanes));
-    g.a.alu(Alu::Cmp, RCX, R11);
-    g.a.mov_if(Cond::Above, RCX, R11);
     let rest = g.rest_slot();
-    g.a.store(rest.mem(), RCX);
-    if g.a.isa == Isa::Avx512 {
-        g.mask_below_rcx(LANE_MASK);
+    let mut body = Body::new(g, program, homes, 1, true);
+    if all {
+        body.pin_uniforms();
     }
-    Body::new(g, program, homes, 1, true).emit_nodes();
+    let again = body.g.a.here();
+    body.g.a.load(RCX, end.mem());
+    body.g.a.alu(Alu::Sub, RCX, RAX);
+    body.g.a.mov_imm(R11, i64::from(lanes));
+    body.g.a.alu(Alu::Cmp, RCX, R11);
+    body.g.a.mov_if(Cond::Above, RCX, R11);
+    body.g.a.store(rest.mem(), RCX);
+    if body.g.a.isa == Isa::Avx512 {
+        body.g.mask_below_rcx(LANE_MASK);
+    }
+    body.emit_nodes();
     g.a.alu_imm(Alu::Add, RAX, lanes);
     g.a.alu_mem(Alu::Cmp, RAX, end.mem());
     g.a.jump_if(Cond::Below, again);
     g.a.bind(exit);
 }
 
+/// Where values lie if a vector has one lane for each of several rows: vectors in the stack frame.
+#[derive(Clone, Debug)]
+pub(super) struct Across {
+    /// For each word of the frame.
+    pub frame: Vec<Slot>,
+    /// For each scratch slot an array of vectors.
+    pub scratch: Vec<Slot>,
+    /// For each state component an array of vectors.
+    pub states: Vec<Slot>,
+}
+
 /// A program being made from a stage of the kernel.
 pub(super) struct StageProgram {
     pub program: Program,
     stage: usize,
-    nodes: FxHashMap<Value, NodeId>,
+    /// Where values lie if a vector has one lane for each of several rows.
+    pub across: Option<Across>,
+    /// The node of each value of the kernel that has one.
+    nodes: Vec<Option<NodeId>>,
+    /// The places of operands and of scratch slots.
     places: FxHashMap<(bool, u32), PlaceId>,
     bases: usize,
     /// Column kernels: where the results of reductions are, for the last stage.
@@ -161,11 +194,12 @@ pub(super) struct StageProgram {
 }
 
 impl StageProgram {
-    pub fn new(stage: usize, straight: bool) -> StageProgram {
+    pub fn new(g: &Gen<'_>, stage: usize, straight: bool) -> StageProgram {
         StageProgram {
             program: if straight { Program::straight(1) } else { Program::default() },
             stage,
-            nodes: FxHashMap::default(),
+            across: None,
+            nodes: vec![None; g.kernel.insts.len()],
             places: FxHashMap::default(),
             bases: 0,
             reduced: Vec::new(),
@@ -174,26 +208,30 @@ impl StageProgram {
 
     /// The node of a value: of this stage, or a constant, a parameter or a row value of another one.
     pub fn node(&mut self, g: &mut Gen<'_>, v: Value) -> NodeId {
-        if let Some(node) = self.nodes.get(&v) {
-            return *node;
+        if let Some(node) = self.nodes[v.index()] {
+            return node;
         }
         let dtype = g.kernel.dtype(v);
         let node = match (g.kernel.inst(v), g.analysis.frame_slots[v.index()]) {
             (Inst::Const(literal), _) => self.program.constant(*literal),
             (Inst::Param(n), _) => self.program.push(What::Param(*n), dtype, &[]),
+            (_, Some(word)) if self.across.is_some() => {
+                let place = self.across_frame(word, dtype);
+                self.program.push(What::Load(place), dtype, &[])
+            }
             (_, Some(word)) => self.program.push(What::Frame(word), dtype, &[]),
             (_, None) => {
                 g.refuse("a row value has no place");
                 self.program.push(What::Frame(0), dtype, &[])
             }
         };
-        self.nodes.insert(v, node);
+        self.nodes[v.index()] = Some(node);
         node
     }
 
     /// Says which node a value is.
     pub fn set(&mut self, v: Value, node: NodeId) {
-        self.nodes.insert(v, node);
+        self.nodes[v.index()] = Some(node);
     }
 
     /// A register for a base address, or a stack slot if there is none left. The address is in RCX.
@@ -219,6 +257,20 @@ impl StageProgram {
         }
         let operand = &g.kernel.operands[n as usize];
         let at = (n as usize * size_of::<OperandAt>()) as i32;
+        if self.across.is_some() {
+            // The index is that of the row: the inner element is in RBX.
+            g.load_call(RDX, call_offset!(operands));
+            g.a.load(RCX, Mem::at(RDX, at + offset_of!(OperandAt, row) as i32));
+            let stride = g.word_slot();
+            g.a.store(stride.mem(), RCX);
+            g.a.mov(RCX, RBX);
+            g.a.imul_mem(RCX, Mem::at(RDX, at + offset_of!(OperandAt, inner) as i32));
+            g.a.alu_mem(Alu::Add, RCX, Mem::at(RDX, at + offset_of!(OperandAt, pointer) as i32));
+            let base = self.base(g);
+            let place = self.program.place(Place { base, step: Step::Any(stride), dtype: operand.dtype });
+            self.places.insert((true, n), place);
+            return place;
+        }
         g.load_call(RDX, call_offset!(operands));
         g.a.mov(RCX, RBX);
         g.a.imul_mem(RCX, Mem::at(RDX, at + offset_of!(OperandAt, row) as i32));
@@ -244,6 +296,12 @@ impl StageProgram {
         if let Some(place) = self.places.get(&(false, n)) {
             return *place;
         }
+        if let Some(across) = &self.across {
+            let slot = across.scratch[n as usize];
+            let place = self.vector_place(g, slot, g.kernel.scratch[n as usize]);
+            self.places.insert((false, n), place);
+            return place;
+        }
         let before: usize = g.kernel.scratch[..n as usize].iter().map(|d| d.size()).sum();
         g.load_call(RCX, call_offset!(scratch_len));
         g.a.imul_imm(RCX, RCX, before as i32);
@@ -257,19 +315,22 @@ impl StageProgram {
     /// Appends the instructions of the stage.
     pub fn add_insts(&mut self, g: &mut Gen<'_>) {
         let kernel = g.kernel;
-        let mut parts: FxHashMap<Value, Rare> = FxHashMap::default();
-        let mut deferred: FxHashMap<Value, ()> = FxHashMap::default();
-        if !self.program.straight {
-            for part in rare(kernel, self.stage) {
-                deferred.extend(part.needed.iter().chain(&part.selects).map(|v| (*v, ())));
-                parts.insert(part.selects[0], part);
-            }
+        let looks = !self.program.straight || self.across.is_some();
+        let parts = if looks { rare(kernel, self.stage) } else { Vec::new() };
+        if parts.is_empty() {
+            return kernel.stages[self.stage].values().for_each(|v| self.add_inst(g, v));
         }
+        let mut deferred = vec![false; kernel.insts.len()];
+        for v in parts.iter().flat_map(|part| part.needed.iter().chain(&part.selects)) {
+            deferred[v.index()] = true;
+        }
+        // In the order of their first selections.
+        let mut parts = parts.iter().peekable();
         for v in kernel.stages[self.stage].values() {
-            if let Some(part) = parts.get(&v) {
+            while let Some(part) = parts.next_if(|part| part.selects[0] == v) {
                 self.add_rare(g, part);
             }
-            if !deferred.contains_key(&v) {
+            if !deferred[v.index()] {
                 self.add_inst(g, v);
             }
         }
@@ -288,8 +349,8 @@ impl StageProgram {
                 self.program.push(What::Prim(*prim), dtype, &args)
             }
             Inst::Load(n) => {
-                let row = self.program.straight;
-                let splat = !row && kernel.operands[*n as usize].access == Access::Broadcast;
+                let row = self.program.straight && self.across.is_none();
+                let splat = !self.program.straight && kernel.operands[*n as usize].access == Access::Broadcast;
                 let place = self.operand_place(g, *n, row);
                 self.program.push(if splat { What::Splat(place) } else { What::Load(place) }, dtype, &[])
             }
@@ -307,6 +368,12 @@ impl StageProgram {
                 let place = self.scratch_place(g, *n);
                 self.program.push(What::Store(place), dtype, &[x])
             }
+            Inst::Reduced(n) if self.across.is_some() => {
+                let component = g.analysis.components[*n as usize] + kernel.reductions[*n as usize].reducer.result();
+                let slot = self.across.as_ref().map_or(Slot(0), |across| across.states[component]);
+                let place = self.program.place(Place { base: Base::Stack(slot), step: Step::Fixed, dtype });
+                self.program.push(What::Load(place), dtype, &[])
+            }
             Inst::Reduced(n) if self.program.straight => {
                 let component = g.analysis.components[*n as usize] + kernel.reductions[*n as usize].reducer.result();
                 g.load_call(RCX, call_offset!(state_stride));
@@ -322,13 +389,33 @@ impl StageProgram {
             },
             Inst::Arg(_) => return g.refuse("an argument in a kernel"),
         };
-        self.nodes.insert(v, node);
+        self.nodes[v.index()] = Some(node);
         if self.program.straight
             && let Some(word) = g.analysis.frame_slots[v.index()]
             && !matches!(kernel.inst(v), Inst::Store(..))
         {
-            self.program.push(What::StoreFrame(word), dtype, &[node]);
+            let what = match self.across {
+                Some(_) => What::Store(self.across_frame(word, dtype)),
+                None => What::StoreFrame(word),
+            };
+            self.program.push(what, dtype, &[node]);
         }
+    }
+
+    /// The place of a row value, if a vector has one lane for each of several rows.
+    fn across_frame(&mut self, word: u32, dtype: DType) -> PlaceId {
+        let slot = self.across.as_ref().map_or(Slot(0), |across| across.frame[word as usize]);
+        self.program.place(Place { base: Base::Stack(slot), step: Step::Fixed, dtype })
+    }
+
+    /// The place of the vector in an array of vectors whose index is in RBX.
+    pub fn vector_place(&mut self, g: &mut Gen<'_>, first: Slot, dtype: DType) -> PlaceId {
+        g.a.mov(RCX, RBX);
+        g.a.shift(Shift::Left, RCX, 6);
+        g.a.lea(R11, first.mem());
+        g.a.alu(Alu::Add, RCX, R11);
+        let base = self.base(g);
+        self.program.place(Place { base, step: Step::Fixed, dtype })
     }
 
     /// Appends rare work: as a part of its own, if the condition varies.
@@ -343,17 +430,21 @@ impl StageProgram {
         }
         let mut part = Program::default();
         let mut inputs: Vec<NodeId> = Vec::new();
-        let mut map: FxHashMap<Value, NodeId> = FxHashMap::default();
+        let mut map: Vec<Option<NodeId>> = vec![None; kernel.insts.len()];
+        let mut inside = vec![false; kernel.insts.len()];
+        for v in &rare.needed {
+            inside[v.index()] = true;
+        }
         let mut otherwise = SmallVec::new();
         let mut outside: Vec<Value> = vec![rare.condition];
         for select in &rare.selects {
             outside.extend(operands_of(kernel.inst(*select)).get(2));
         }
         for v in &rare.needed {
-            outside.extend(operands_of(kernel.inst(*v)).iter().filter(|a| !rare.needed.contains(a)));
+            outside.extend(operands_of(kernel.inst(*v)).iter().filter(|a| !inside[a.index()]));
         }
         for v in outside {
-            if map.contains_key(&v) {
+            if map[v.index()].is_some() {
                 continue;
             }
             let dtype = kernel.dtype(v);
@@ -366,15 +457,15 @@ impl StageProgram {
                     part.push(What::Load(place), dtype, &[])
                 }
             };
-            map.insert(v, node);
+            map[v.index()] = Some(node);
         }
-        let lookup = |map: &FxHashMap<Value, NodeId>, v: Value| map.get(&v).copied().unwrap_or(0);
+        let lookup = |map: &[Option<NodeId>], v: Value| map[v.index()].unwrap_or(0);
         let mut results = Vec::new();
         for v in rare.needed.iter().chain(&rare.selects) {
             if let Inst::Prim(prim, args) = kernel.inst(*v) {
                 let args: SmallVec<[NodeId; 3]> = args.iter().map(|a| lookup(&map, *a)).collect();
                 let node = part.push(What::Prim(*prim), kernel.dtype(*v), &args);
-                map.insert(*v, node);
+                map[v.index()] = Some(node);
             }
         }
         for select in &rare.selects {
@@ -393,7 +484,7 @@ impl StageProgram {
         let at = self.program.nodes.len() as NodeId;
         for select in &rare.selects {
             let node = self.program.push(What::Rare, kernel.dtype(*select), &[]);
-            self.nodes.insert(*select, node);
+            self.nodes[select.index()] = Some(node);
         }
         self.program.rare.push(RarePart { at, otherwise, condition, inputs, program: part });
     }

@@ -48,11 +48,12 @@ impl Weighter<Kernel, Arc<Compiled>> for CodeBytes {
 }
 
 impl CodeCache {
-    pub fn new(backend: Backend, bytes: u64) -> Result<CodeCache> {
+    pub fn new(backend: Backend, tier: numfuse_cpu::Tier, bytes: u64) -> Result<CodeCache> {
+        let options = numfuse_cpu::Options { tier, ..Default::default() };
         let compiler = match backend {
             Backend::Interp => None,
-            Backend::Jit => Some(Compiler::new(Default::default()).map_err(cpu_error)?),
-            Backend::Auto => match Compiler::new(Default::default()) {
+            Backend::Jit => Some(Compiler::new(options).map_err(cpu_error)?),
+            Backend::Auto => match Compiler::new(options) {
                 Ok(compiler) => Some(compiler),
                 Err(error) => {
                     warn(&error);

@@ -1,14 +1,15 @@
 //! The stages that run: results and diagnostics.
 //!
-//! A program runs twice, as differently as can be, and both have to return the same bits (any NaN being equal to any NaN):
-//! in the interpreter, from a graph that is neither simplified nor fused, over row-major copies of the inputs; and through
-//! the facade as users call it, in native code, over the inputs as they lie in memory.
+//! A program runs as differently as can be, and all have to return the same bits (any NaN being equal to any NaN): in the
+//! interpreter, from a graph that is neither simplified nor fused, over row-major copies of the inputs; and through the
+//! facade as users call it, over the inputs as they lie in memory, in the interpreter and in the native code of every code
+//! generator that the host has.
 
 use super::format::TestFile;
 use super::inputs::{Data, InputLine};
 use super::run_plan::{Dense, Placed, run_plan, same};
 use super::stages;
-use numfuse::{Array, ArrayRef, AsArrayRef, Backend, DType, Element, Engine, Env};
+use numfuse::{Array, ArrayRef, AsArrayRef, Backend, DType, Element, Engine, Env, Tier};
 use numfuse_core::interp;
 use numfuse_core::literal::Literal;
 use numfuse_core::pipeline;
@@ -30,8 +31,8 @@ pub fn clif(plan: &Plan) -> Result<String, String> {
 pub fn run(file: &TestFile) -> Result<String, String> {
     let want = interpret(file)?;
     let inputs = inputs(file)?;
-    for (backend, name) in [(Backend::Jit, "native code"), (Backend::Interp, "the interpreter under the facade")] {
-        let found = evaluate(file, &inputs, backend).map_err(|e| format!("{name}: {}", e.report(false)))?;
+    for (name, engine) in engines()? {
+        let found = evaluate(file, &inputs, &engine).map_err(|e| format!("{name}: {}", e.report(false)))?;
         let found: Vec<(DType, Dense)> = found.iter().map(|array| (array.dtype(), dense_of(array))).collect();
         let agree = |(a, b): (&(DType, Dense), &(DType, Dense))| a.0 == b.0 && same(&a.1, &b.1);
         if want.len() != found.len() || !want.iter().zip(&found).all(agree) {
@@ -41,10 +42,20 @@ pub fn run(file: &TestFile) -> Result<String, String> {
     show_all(&want)
 }
 
+/// What runs a file, under its name. The code generators of one host differ from those of another: the runner says which
+/// there are.
+pub fn engines() -> Result<Vec<(&'static str, Engine)>, String> {
+    let tiers = [Tier::Avx512, Tier::Avx2, Tier::Cranelift].into_iter().filter(|tier| tier.is_on_host());
+    let native = tiers.map(|tier| (tier.name(), Engine::builder().backend(Backend::Jit).tier(tier)));
+    let all = native.chain([("the interpreter under the facade", Engine::builder().backend(Backend::Interp))]);
+    all.map(|(name, builder)| Ok((name, builder.build().map_err(|e| e.to_string())?))).collect()
+}
+
 /// The diagnostics as people see them: the same on every back end.
 pub fn report(file: &TestFile) -> Result<String, String> {
     let inputs = inputs(file)?;
-    let report = |backend| match evaluate(file, &inputs, backend) {
+    let engine = |backend| Engine::builder().backend(backend).build().map_err(|e| e.to_string());
+    let report = |backend| match evaluate(file, &inputs, &engine(backend)?) {
         Err(error) => Ok(error.report(false)),
         Ok(results) => Err(format!("it runs, and returns {results:?}")),
     };
@@ -53,8 +64,7 @@ pub fn report(file: &TestFile) -> Result<String, String> {
 }
 
 /// The results through the facade.
-fn evaluate(file: &TestFile, inputs: &[Box<dyn AsArrayRef>], backend: Backend) -> Result<Vec<Array>, numfuse::Error> {
-    let engine = Engine::builder().backend(backend).build()?;
+fn evaluate(file: &TestFile, inputs: &[Box<dyn AsArrayRef>], engine: &Engine) -> Result<Vec<Array>, numfuse::Error> {
     let mut env = Env::new();
     for (line, input) in file.inputs.iter().zip(inputs) {
         env.insert(line.name.as_str(), input.as_ref());

@@ -3,11 +3,10 @@
 //! `x = 2^k (1 + f)` with `1 + f` within a factor `sqrt 2` of 1, and `log(1 + f) = f + f^2 u(f)` with a polynomial `u`:
 //! no division. `k ln 2 + f` is summed with its rounding error, and the rest is small beside it.
 
-use super::super::coefficients::{LOG_F32, LOG_LONG_F32, LOG_UPPER_F32, LOG2_F32, LOG10_F32};
-use super::super::real::{Bits, Pair, Real, two_product, two_sum};
-use super::exp::Reduced;
-use crate::math::exp::scales;
+use crate::math::coefficients::{LOG_F32, LOG_LONG_F32, LOG_UPPER_F32, LOG2_F32, LOG10_F32};
+use crate::math::exp::{Reduced, scales};
 use crate::math::log::with_limits;
+use crate::math::real::{Bits, Pair, Real, two_product, two_sum};
 use std::f64::consts::{LOG2_E, LOG10_E};
 
 /// `ln 2` and `log10(2)` cut to 16 bits, so that a product with an exponent is exact, and what they miss.
@@ -89,9 +88,9 @@ pub(in crate::math) fn log1p(x: Real<'_>) -> Real<'_> {
     let f = (bits - exponent).real() - 1.0;
     let split = Split { k: exponent.quotient_f32(23), f };
     // 2^(1-k), which is 0 instead of subnormal for the largest numbers, whose low part does not matter; then half of it,
-    // over 1 + f.
+    // over 1 + f, near enough.
     let scale = (bits.constant(128 << 23) - exponent).real();
-    let f_low = sum.low * scale * f.fma(-0.5, 0.5);
+    let f_low = sum.low * scale * f.fma(f.fma(0.35, -0.5), 0.5);
     let head = split.head(LN_2_CUT, f);
     let low = split.k.fma(LN_2_REST, head.low) + f_low;
     let y = head.high + (f * f).fma(square_term(f, &LOG_LONG_F32), low);

@@ -1,7 +1,7 @@
 //! Inverse trigonometric functions in `f32`: as those in `f64`, with less care for what is far below a rounding error.
 
-use super::super::coefficients::{ASIN_F32, ATAN_F32};
-use super::super::real::{Real, fast_two_sum};
+use crate::math::coefficients::{ASIN_F32, ATAN_F32};
+use crate::math::real::{Real, fast_two_sum};
 use std::f64::consts::{FRAC_PI_2, PI};
 
 /// `pi/2` and `pi` less their nearest `f32`s.
@@ -43,12 +43,13 @@ pub(in crate::math) fn arccos(x: Real<'_>) -> Real<'_> {
     let excess = arcsine_excess(small.select(ax * ax, half));
     let (double, missed) = twice_root(half);
     let arc = small.select(x, double);
-    let arc_low = arc.fma(excess, small.select(x.constant(0.0), missed));
     let base = small.select(x.constant(FRAC_PI_2), negative.select(x.constant(PI), 0.0));
     let base_low = small.select(x.constant(FRAC_PI_2_LOW), negative.select(x.constant(PI_LOW), 0.0));
     let minus = (small | negative).select(x.constant(-1.0), 1.0);
-    let sum = fast_two_sum(base, minus * arc);
-    sum.high + (sum.low + minus.fma(arc_low, base_low))
+    let arc = minus * arc;
+    let sum = fast_two_sum(base, arc);
+    let low = minus.fma(small.select(x.constant(0.0), missed), sum.low + base_low);
+    sum.high + arc.fma(excess, low)
 }
 
 /// A polynomial up to 1, `pi/2 - atan(1/x)` above, with the error of the reciprocal.
@@ -64,7 +65,8 @@ pub(in crate::math) fn arctan(x: Real<'_>) -> Real<'_> {
     // The derivative of atan at t is near a line.
     let missed = (-inverse).fma(ax, 1.0) * inverse * t.fma(-0.5, 1.0);
     let sum = fast_two_sum(x.constant(FRAC_PI_2), -t);
-    let above = sum.high + (sum.low + (FRAC_PI_2_LOW - p.fma(cube, missed)));
+    // What is not below a rounding error is added once.
+    let above = sum.high + (-p).fma(cube, (sum.low + FRAC_PI_2_LOW) - missed);
     let above = inverse.eq(0.0).select(x.constant(FRAC_PI_2), above);
     large.select(above, near).with_sign(x)
 }
