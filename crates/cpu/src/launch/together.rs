@@ -38,7 +38,7 @@ enum Cut {
 /// A run under way.
 enum Part<'a> {
     Rows(&'a Run<'a>),
-    Leaves(StagedRow<'a>, usize),
+    Leaves(Box<StagedRow<'a>>, usize),
 }
 
 impl Prepared {
@@ -159,7 +159,7 @@ impl<'a> Part<'a> {
     fn new(run: &'a Run<'a>, cut: Cut) -> Result<Part<'a>, Error> {
         Ok(match cut {
             Cut::Rows => Part::Rows(run),
-            Cut::Leaves(stage) => Part::Leaves(StagedRow::new(run, 0)?, stage),
+            Cut::Leaves(stage) => Part::Leaves(Box::new(StagedRow::new(run, 0)?), stage),
         })
     }
 
