@@ -23,7 +23,6 @@
 #![deny(unsafe_code)]
 
 mod clif;
-#[cfg(target_arch = "x86_64")]
 mod disassemble;
 #[allow(unsafe_code, reason = "code memory is mapped, written and unmapped here")]
 mod jit;
@@ -221,7 +220,6 @@ impl Compiler {
     pub fn disassemble(&self, kernel: &Kernel) -> Result<String, Error> {
         check(kernel)?;
         let analysis = Analysis::new(kernel);
-        #[cfg(target_arch = "x86_64")]
         if let Ok((_, code)) = self.wide_code(kernel, &analysis) {
             return Ok(disassemble::listing(&code));
         }

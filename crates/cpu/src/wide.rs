@@ -24,7 +24,7 @@ mod memory;
 mod prim;
 mod program;
 mod rows;
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests;
 
 pub(crate) use asm::Isa;

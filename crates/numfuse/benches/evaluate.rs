@@ -15,7 +15,7 @@ fn main() {
 /// Ten operations.
 const TEN: &str = "exp(-(a - b)**2 / 2) * sin(a) + sqrt(abs(b)) * 3 - 1";
 
-/// From a text that was never seen to a result: parse, plan, Cranelift, run on one element.
+/// From a text that was never seen to a result: parse, plan, machine code, run on one element.
 #[divan::bench]
 fn fresh_text_to_result(bencher: Bencher<'_, '_>) {
     let engine = Engine::builder().threads(1).build().unwrap();
@@ -23,7 +23,20 @@ fn fresh_text_to_result(bencher: Bencher<'_, '_>) {
     bencher.with_inputs(|| engine.clear()).bench_local_values(|()| engine.evaluate(TEN, &vars! { a, b }).unwrap());
 }
 
-/// The part of it before Cranelift: parse, type, simplify, fuse, lower.
+/// The same with a hundred operations, ten of them elementary functions.
+#[divan::bench]
+fn fresh_long_text_to_result(bencher: Bencher<'_, '_>) {
+    let term = |i: usize| {
+        let function = ["exp", "sin", "log", "cos", "tanh"][i % 5];
+        format!("{function}(a*{}.5 + b) * (c - {i}) + (a*b - c)*(b + {i}.25)", i + 1)
+    };
+    let text = (0..10).map(term).collect::<Vec<_>>().join(" + ");
+    let engine = Engine::builder().threads(1).build().unwrap();
+    let (a, b, c) = ([1.0], [2.0], [3.0]);
+    bencher.with_inputs(|| engine.clear()).bench_local_values(|()| engine.evaluate(&text, &vars! { a, b, c }).unwrap());
+}
+
+/// The part of it before machine code: parse, type, simplify, fuse, lower.
 #[divan::bench]
 fn fresh_text_to_plan(bencher: Bencher<'_, '_>) {
     let engine = Engine::builder().threads(1).build().unwrap();

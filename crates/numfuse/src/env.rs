@@ -275,6 +275,13 @@ impl<'a> Outputs<'a> for Vec<ArrayMut<'a>> {
     }
 }
 
+impl<'a> Outputs<'a> for SmallVec<[ArrayMut<'a>; 2]> {
+    #[inline]
+    fn into_arrays(self) -> SmallVec<[ArrayMut<'a>; 2]> {
+        self
+    }
+}
+
 macro_rules! tuples {
     ($(($($t:ident $x:ident)*))*) => {$(
         impl<'a, $($t: AsArrayMut + ?Sized),*> Outputs<'a> for ($(&'a mut $t,)*) {

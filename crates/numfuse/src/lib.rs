@@ -22,8 +22,8 @@ pub use expr::{Axis, Expr, Exprs, Index, IntoIndex, Over, lazy};
 pub use numfuse_core::diagnostic::{Code, Diagnostic, Span, suggest};
 pub use numfuse_core::dtype::DType;
 pub use numfuse_core::ops;
-pub use numfuse_lang::is_constant;
 pub use numfuse_cpu::Tier;
+pub use numfuse_lang::is_constant;
 pub use view::{ArrayMut, ArrayRef};
 
 /// Evaluates a text with one result, on the default [`Engine`]: all cores, code kept for the next time.

@@ -3,14 +3,15 @@
 use crate::call::Expression;
 use crate::error::refuse;
 use crate::input::Input;
+use crate::raw::callable::{self, Arguments};
 use crate::run::{self, Inputs};
 use numfuse::{Code, Diagnostic, suggest};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyString, PyTuple};
+use pyo3::{IntoPyObjectExt, intern};
+use smallvec::SmallVec;
 
-/// An expression as a function of its names: what `compile` returns.
-#[pyclass(frozen, module = "numfuse")]
+/// An expression as a function of its names: what an object that `compile` returns holds, see `raw/callable.rs`.
 pub struct Function {
     expression: Expression,
     /// The names that are not constants: what a call binds.
@@ -41,85 +42,114 @@ pub struct Function {
 /// when the function is compiled. Functions can be pickled.
 #[pyfunction]
 #[pyo3(signature = (expr, *, threads=None))]
-pub fn compile(py: Python<'_>, expr: &Bound<'_, PyString>, threads: Option<isize>) -> PyResult<Function> {
+pub fn compile<'py>(
+    py: Python<'py>,
+    expr: &Bound<'py, PyString>,
+    threads: Option<isize>,
+) -> PyResult<Bound<'py, PyAny>> {
     let expression = Expression::new(py, expr.to_str()?, crate::threads::number(threads)?)?;
     let names = expression.names.iter().enumerate().filter(|(_, name)| !name.is_constant).map(|(i, _)| i).collect();
-    Ok(Function { expression, names, threads })
+    callable::object(py, Function { expression, names, threads })
 }
 
-#[pymethods]
 impl Function {
     /// The names that a call binds, in the order of their first use in the expression.
-    #[getter]
-    fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.names.iter().map(|i| self.expression.names[*i].object.bind(py)))
+    pub fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(PyTuple::new(py, self.names.iter().map(|i| self.expression.names[*i].object.bind(py)))?.into_any())
     }
 
     /// The expression.
-    #[getter]
-    fn expr(&self) -> &str {
-        self.expression.function.text()
+    pub fn expr<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(PyString::new(py, self.text()).into_any())
     }
 
-    fn __repr__<'py>(&self, py: Python<'py>) -> PyResult<String> {
-        Ok(format!("numfuse.compile({})", PyString::new(py, self.expr()).repr()?))
+    /// As code that makes it.
+    pub fn repr<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let text = PyString::new(py, self.text()).repr()?;
+        Ok(PyString::new(py, &format!("numfuse.compile({text})")).into_any())
     }
 
     /// As a call of `compile`: machine code is not taken along.
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (&str,))> {
-        let compile = py.import("numfuse")?.getattr("compile")?;
-        let Some(threads) = self.threads else { return Ok((compile, (self.expr(),))) };
-        let options = [("threads", threads)].into_py_dict(py)?;
-        let partial = py.import("functools")?.getattr("partial")?.call((compile,), Some(&options))?;
-        Ok((partial, (self.expr(),)))
+    pub fn reduce<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let mut compile = py.import("numfuse")?.getattr("compile")?;
+        if let Some(threads) = self.threads {
+            let options = [("threads", threads)].into_py_dict(py)?;
+            compile = py.import("functools")?.getattr("partial")?.call((compile,), Some(&options))?;
+        }
+        (compile, (self.text(),)).into_bound_py_any(py)
     }
 
-    /// Evaluate the expression.
-    #[pyo3(signature = (*args, **kwargs))]
-    fn __call__<'py>(
-        &self,
-        py: Python<'py>,
-        args: &Bound<'py, PyTuple>,
-        kwargs: Option<&Bound<'py, PyDict>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    /// The names as an `inspect.Signature`; constants can be bound by name.
+    pub fn signature<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let inspect = py.import("inspect")?;
+        let class = inspect.getattr("Parameter")?;
+        let (any, by_name) = (class.getattr("POSITIONAL_OR_KEYWORD")?, class.getattr("KEYWORD_ONLY")?);
         let names = &self.expression.names;
-        let mut inputs: Inputs<'py> = names.iter().map(|_| Input::Unbound).collect();
-        if args.len() > self.names.len() {
-            let title = format!("{} arguments for {}", args.len(), self.takes());
+        let mut parameters = Vec::new();
+        for i in &self.names {
+            parameters.push(class.call1((&names[*i].object, &any))?);
+        }
+        let optional = names.iter().filter(|name| name.is_constant).map(|name| (&name.text[..], py.Ellipsis()));
+        let out = names.iter().all(|name| name.text != "out").then(|| ("out", py.None()));
+        for (name, default) in optional.chain(out) {
+            let options = [("default", default)].into_py_dict(py)?;
+            parameters.push(class.call((name, &by_name), Some(&options))?);
+        }
+        inspect.getattr("Signature")?.call1((parameters,))
+    }
+
+    /// Evaluates the expression.
+    pub fn call<'py>(&self, py: Python<'py>, arguments: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        let names = &self.expression.names;
+        let mut inputs: Inputs<'py> = SmallVec::new();
+        inputs.resize_with(names.len(), || Input::Unbound);
+        let in_order = arguments.in_order();
+        if in_order.len() > self.names.len() {
+            let title = format!("{} arguments for {}", in_order.len(), self.takes());
             return Err(refuse(py, Diagnostic::new(Code::Arguments, title)));
         }
-        for (argument, i) in args.iter_borrowed().zip(&self.names) {
+        for (argument, i) in in_order.zip(&self.names) {
             inputs[*i] = Input::new(&argument, &names[*i].text)?;
         }
-        let mut out = None;
-        if let Some(kwargs) = kwargs {
-            let mut known = 0;
-            for (i, name) in names.iter().enumerate() {
-                if let Some(argument) = kwargs.get_item(name.object.bind(py))? {
-                    known += 1;
-                    if !matches!(inputs[i], Input::Unbound) {
-                        let title = format!("`{}` is given twice", name.text);
-                        return Err(refuse(py, Diagnostic::new(Code::Arguments, title)));
-                    }
-                    inputs[i] = Input::new(&argument, &name.text)?;
+        let (mut out, mut unknown) = (None, None);
+        for (name, argument) in arguments.by_name() {
+            match self.place(&name) {
+                Some(i) if !matches!(inputs[i], Input::Unbound) => {
+                    let title = format!("`{}` is given twice", names[i].text);
+                    return Err(refuse(py, Diagnostic::new(Code::Arguments, title)));
                 }
+                Some(i) => inputs[i] = Input::new(&argument, &names[i].text)?,
+                None if is_out(&name) => out = Some(argument),
+                None => unknown = unknown.or(Some(name)),
             }
-            if known < kwargs.len() {
-                out = kwargs.get_item(intern!(py, "out"))?;
-                if known + usize::from(out.is_some()) < kwargs.len() {
-                    return Err(self.unknown(kwargs));
-                }
-            }
+        }
+        if let Some(name) = unknown {
+            return Err(self.unknown(&name));
         }
         if let Some(missing) = self.names.iter().find(|i| matches!(inputs[**i], Input::Unbound)) {
             let title = format!("argument `{}` is missing", names[*missing].text);
             return Err(refuse(py, Diagnostic::new(Code::Arguments, title).hint(format!("give {}", self.takes()))));
         }
-        run::run(py, &self.expression.function, &inputs, out.filter(|out| !out.is_none()).as_ref())
+        run::run(py, &self.expression.function, &inputs, out.filter(|out| !out.is_none()).as_deref())
     }
-}
 
-impl Function {
+    /// The text of the expression.
+    fn text(&self) -> &str {
+        self.expression.function.text()
+    }
+
+    /// Which of the names this one is. Names in code are interned, as ours are: usually a pointer tells.
+    fn place(&self, name: &Bound<'_, PyAny>) -> Option<usize> {
+        let names = &self.expression.names;
+        names.iter().position(|known| known.object.as_ptr() == name.as_ptr()).or_else(|| {
+            if name.as_ptr() == intern!(name.py(), "out").as_ptr() {
+                return None;
+            }
+            let name = name.cast::<PyString>().ok()?.to_cow().ok()?;
+            names.iter().position(|known| known.text == name)
+        })
+    }
+
     /// The names, for messages.
     fn takes(&self) -> String {
         match self.names.as_slice() {
@@ -129,18 +159,22 @@ impl Function {
     }
 
     #[cold]
-    fn unknown(&self, kwargs: &Bound<'_, PyDict>) -> PyErr {
+    fn unknown(&self, name: &Bound<'_, PyAny>) -> PyErr {
         let known: Vec<&str> = self.expression.names.iter().map(|n| n.text.as_str()).collect();
-        let is_known = |name: &str| name == "out" || known.contains(&name);
-        let given: Vec<String> = kwargs.keys().iter().filter_map(|k| k.extract().ok()).collect();
-        let name = given.into_iter().find(|name| !is_known(name)).unwrap_or_default();
-        let error = Diagnostic::new(Code::Arguments, format!("the expression has no `{name}`"));
+        let text: String = name.extract().unwrap_or_default();
+        let error = Diagnostic::new(Code::Arguments, format!("the expression has no `{text}`"));
         refuse(
-            kwargs.py(),
-            match suggest(&name, known) {
+            name.py(),
+            match suggest(&text, known) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error.hint(format!("it takes {}", self.takes())),
             },
         )
     }
+}
+
+/// True for the name of the argument for results.
+fn is_out(name: &Bound<'_, PyAny>) -> bool {
+    let out = intern!(name.py(), "out");
+    name.as_ptr() == out.as_ptr() || name.eq(out).unwrap_or(false)
 }

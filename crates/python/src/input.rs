@@ -2,20 +2,30 @@
 
 use crate::error::refuse;
 use crate::raw;
-use numfuse::{ArrayRef, Code, DType, Diagnostic, Element};
+use numfuse::{ArrayRef, Code, DType, Diagnostic};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyFloatMethods, PyInt};
 
 /// What a name is bound to.
 pub enum Input<'py> {
     /// An array that numfuse can compute with.
     Array(Bound<'py, PyUntypedArray>, DType),
     /// A number of Python, whose dtype gives way to that of any array.
-    Number(ArrayRef<'static>),
+    Number(Number),
     /// Nothing: the name of a constant, such as `pi`.
     Unbound,
+}
+
+/// A number of Python.
+#[derive(Clone, Copy)]
+pub enum Number {
+    Bool(bool),
+    Signed(i64),
+    /// One that is too large for the others.
+    Unsigned(u64),
+    Float(f64),
 }
 
 impl<'py> Input<'py> {
@@ -28,7 +38,7 @@ impl<'py> Input<'py> {
             return Ok(Input::Array(array.clone(), dtype));
         }
         if let Ok(number) = object.cast_exact::<PyFloat>() {
-            return Ok(Input::Number(ArrayRef::number(number.extract::<f64>()?)));
+            return Ok(Input::Number(Number::Float(number.value())));
         }
         rare(object, name)
     }
@@ -37,7 +47,10 @@ impl<'py> Input<'py> {
     pub fn view(&self) -> numfuse::Result<Option<ArrayRef<'_>>> {
         match self {
             Input::Array(array, dtype) => raw::view(array, *dtype).map(Some),
-            Input::Number(number) => Ok(Some(number.clone())),
+            Input::Number(Number::Bool(value)) => Ok(Some(ArrayRef::number(*value))),
+            Input::Number(Number::Signed(value)) => Ok(Some(ArrayRef::number(*value))),
+            Input::Number(Number::Unsigned(value)) => Ok(Some(ArrayRef::number(*value))),
+            Input::Number(Number::Float(value)) => Ok(Some(ArrayRef::number(*value))),
             Input::Unbound => Ok(None),
         }
     }
@@ -47,7 +60,7 @@ impl<'py> Input<'py> {
 fn rare<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Input<'py>> {
     let py = object.py();
     if let Ok(truth) = object.cast_exact::<PyBool>() {
-        return number(truth.is_true());
+        return Ok(Input::Number(Number::Bool(truth.is_true())));
     }
     // Scalars of NumPy have a dtype of their own; some of them are Python numbers as well.
     if !raw::is_scalar(object) {
@@ -55,7 +68,7 @@ fn rare<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Input<'py>> {
             return integer(object, name);
         }
         if object.is_instance_of::<PyFloat>() {
-            return number(object.extract::<f64>()?);
+            return Ok(Input::Number(Number::Float(object.extract::<f64>()?)));
         }
     }
     if is_masked(object)? {
@@ -76,16 +89,12 @@ fn rare<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Input<'py>> {
     }
 }
 
-fn number<'py, T: Element>(value: T) -> PyResult<Input<'py>> {
-    Ok(Input::Number(ArrayRef::number(value)))
-}
-
 fn integer<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Input<'py>> {
     if let Ok(value) = object.extract::<i64>() {
-        return number(value);
+        return Ok(Input::Number(Number::Signed(value)));
     }
     if let Ok(value) = object.extract::<u64>() {
-        return number(value);
+        return Ok(Input::Number(Number::Unsigned(value)));
     }
     let error = Diagnostic::new(Code::LiteralRange, format!("input `{name}` is an integer of more than 64 bits"));
     Err(refuse(object.py(), error.hint(format!("`float({name})` is a number that fits"))))

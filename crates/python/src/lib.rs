@@ -35,7 +35,7 @@ mod _numfuse {
     #[pymodule_export]
     use super::explain::explain;
     #[pymodule_export]
-    use super::function::{Function, compile};
+    use super::function::compile;
     #[pymodule_export]
     use super::threads::{get_num_threads, set_num_threads};
     use pyo3::prelude::*;
@@ -43,6 +43,7 @@ mod _numfuse {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("Function", super::raw::callable::class(module.py())?)?;
         super::raw::load_numpy(module.py())
     }
 }

@@ -1,4 +1,5 @@
-//! The only file of this crate with `unsafe`: what NumPy's C structures say, and the frame that called us.
+//! What NumPy's C structures say, and the frame that called us. With what is inside of it, the type of compiled functions,
+//! the only module of this crate with `unsafe`.
 //!
 //! # Aliasing
 //!
@@ -7,6 +8,8 @@
 //! two values is read is not specified, and nothing worse can happen, because no address depends on an element. What must
 //! not happen is that the memory goes away: the array is kept alive by the borrow, and `ndarray.resize`, the one way to
 //! free memory under a live array, refuses arrays that have other references unless it is told not to look.
+
+pub mod callable;
 
 use numfuse::{ArrayMut, ArrayRef, DType, Result};
 use numpy::npyffi::{

@@ -21,6 +21,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// What the names of an expression are bound to, in order.
 pub type Inputs<'py> = SmallVec<[Input<'py>; 4]>;
+type Outputs<'o> = SmallVec<[ArrayMut<'o>; 2]>;
 type Arrays<'py> = SmallVec<[Bound<'py, PyUntypedArray>; 2]>;
 
 /// Calls a function, into `out` if it is given; returns what Python gets.
@@ -30,8 +31,10 @@ pub fn run<'py>(
     inputs: &Inputs<'py>,
     out: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let views: numfuse::Result<SmallVec<[Option<ArrayRef<'_>>; 4]>> = inputs.iter().map(Input::view).collect();
-    let views = views.map_err(|e| raise(py, &e))?;
+    let mut views: SmallVec<[Option<ArrayRef<'_>>; 4]> = SmallVec::new();
+    for input in inputs {
+        views.push(input.view().map_err(|e| raise(py, &e))?);
+    }
     let call = match function.bind_known(&views) {
         Some(call) => call,
         None => py.detach(|| function.bind(&views)).map_err(|e| raise(py, &e))?,
@@ -54,7 +57,10 @@ pub fn run<'py>(
 
 /// Runs a call into arrays.
 fn write(py: Python<'_>, call: &FunctionCall<'_, '_>, arrays: &[Bound<'_, PyUntypedArray>]) -> PyResult<()> {
-    let outputs = arrays.iter().map(output).collect::<PyResult<Vec<ArrayMut<'_>>>>()?;
+    let mut outputs: Outputs<'_> = SmallVec::new();
+    for array in arrays {
+        outputs.push(output(array)?);
+    }
     // Other layouts may be new to the kernels, which then are compiled.
     let is_ready = arrays.iter().all(|array| array.is_c_contiguous());
     match call.estimate() {
@@ -67,12 +73,12 @@ fn write(py: Python<'_>, call: &FunctionCall<'_, '_>, arrays: &[Bound<'_, PyUnty
 
 /// Runs a call on a thread of its own. This one looks for signals, which Python handles on its main thread only; if a
 /// handler raises, as that of Ctrl-C does, the call is cancelled.
-fn run_long(py: Python<'_>, call: &FunctionCall<'_, '_>, mut outputs: Vec<ArrayMut<'_>>) -> PyResult<()> {
+fn run_long(py: Python<'_>, call: &FunctionCall<'_, '_>, mut outputs: Outputs<'_>) -> PyResult<()> {
     let token = CancelToken::new();
     let (ran, raised) = py.detach(|| {
         let ran = std::thread::scope(|scope| {
             let (done, waiting) = channel();
-            let lent: Vec<ArrayMut<'_>> = outputs.iter_mut().map(ArrayMut::reborrow).collect();
+            let lent: Outputs<'_> = outputs.iter_mut().map(ArrayMut::reborrow).collect();
             let token = &token;
             let run = move || {
                 // Nobody waits only if a signal has ended the call.

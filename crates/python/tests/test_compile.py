@@ -1,7 +1,9 @@
 """`compile`: how its functions are called, and that they agree with `evaluate`."""
 
 import copy
+import inspect
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -21,6 +23,41 @@ def test_arguments_by_name_and_in_order():
         np.testing.assert_array_equal(got, want)
     # A constant can be bound, but only by name.
     np.testing.assert_array_equal(f(B, A, pi=2), B - A * 2)
+
+
+def test_every_way_to_call():
+    f = numfuse.compile("b - a")
+    # Names that are made when the code runs are other objects than those in the code.
+    made = {"".join(["", "a"]): A, "".join(["o", "ut"]): np.empty(4)}
+    for got in [f(B, **made), f.__call__(B, A), f.__call__(B, a=A), type(f).__call__(f, B, a=A), f(*[B, A], **{})]:
+        np.testing.assert_array_equal(got, B - A)
+    assert f(B, **made) is made["out"]
+    for wrong in [lambda: f.__call__(), lambda: f.__call__(B, A, A), lambda: f(B, **{"".join(["c", "c"]): A})]:
+        with pytest.raises(numfuse.ArgumentError):
+            wrong()
+    with pytest.raises(TypeError):
+        f.__call__(**{1: A})
+
+
+def test_signature():
+    assert str(inspect.signature(numfuse.compile("b - a"))) == "(b, a, *, out=None)"
+    signature = inspect.signature(numfuse.compile("a*pi + out"))
+    assert list(signature.parameters) == ["a", "out", "pi"]
+    assert signature.parameters["pi"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_nothing_is_leaked():
+    a, out = A.copy(), np.empty(4)
+    objects = (a, out, numfuse.Function)
+    before = [sys.getrefcount(o) for o in objects]
+    for _ in range(100):
+        f = numfuse.compile("a + 1")
+        f(a), f(a=a, out=out), f.__call__(a, out=out)
+        for wrong in [lambda: f(a, a=a), lambda: f(a, out=3), lambda: f(b=a)]:
+            with pytest.raises(numfuse.Error):
+                wrong()
+    del f, wrong
+    assert [sys.getrefcount(o) for o in objects] == before
 
 
 def test_wrong_arguments():

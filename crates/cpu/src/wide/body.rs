@@ -71,6 +71,8 @@ pub(super) struct Body<'g, 'k, 'p> {
     /// The value (copy and node) that each vector register holds.
     regs: [Option<(u16, NodeId)>; 32],
     masks: [Option<(u16, NodeId)>; 8],
+    /// For each vector register the key of its value's next use after the last one: see [`Body::next_use`].
+    next: [u32; 32],
     /// Registers that the allocator must not touch: pinned values, carried values.
     reserved: u32,
     /// Registers locked by the node at hand, temporaries among them.
@@ -106,6 +108,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             vars: vec![Var::default(); program.nodes.len() * copies],
             regs: [None; 32],
             masks: [None; 8],
+            next: [0; 32],
             reserved: 0,
             locked: 0,
             locked_masks: 0,
@@ -380,6 +383,9 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         let index = self.index(copy, node);
         if let Some(reg) = self.vars[index].reg {
             self.lock(bank, reg);
+            if bank == Bank::Vector {
+                self.next[reg as usize] = self.next_use(index, node);
+            }
             return reg;
         }
         let holder = (if self.program.classes[node as usize] == Class::Varying { copy as u16 } else { 0 }, node);
@@ -408,6 +414,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
                     self.splat_literal(reg, literal);
                 }
                 self.regs[reg as usize] = Some(holder);
+                self.next[reg as usize] = self.next_use(index, node);
                 self.vars[index].reg = Some(reg);
                 reg
             }
@@ -533,6 +540,9 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             Bank::Mask => self.masks[reg as usize] = Some(holder),
         }
         let index = self.index(copy, node);
+        if bank == Bank::Vector {
+            self.next[reg as usize] = self.next_use(index, node);
+        }
         self.vars[index].reg = Some(reg);
     }
 
@@ -579,8 +589,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         if let Some(reg) = (0..registers).find(|r| busy >> r & 1 == 0 && self.regs[*r as usize].is_none()) {
             return reg;
         }
-        let victim =
-            (0..registers).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.distance(self.regs[*r as usize]));
+        let victim = (0..registers).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.next[*r as usize]);
         let Some(reg) = victim else {
             self.g.refuse("a node needs more registers than there are");
             return 0;
@@ -597,7 +606,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         if let Some(reg) = (first..8u8).find(|r| busy >> r & 1 == 0 && self.masks[*r as usize].is_none()) {
             return reg;
         }
-        let victim = (first..8u8).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.distance(self.masks[*r as usize]));
+        let victim = (first..8u8).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.mask_next_use(*r));
         let Some(reg) = victim else {
             self.g.refuse("a node needs more masks than there are");
             return 1;
@@ -608,15 +617,19 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         reg
     }
 
-    /// How far away the next use of a register's value is; a bit further if it has a copy in memory.
-    fn distance(&self, holder: Option<(u16, NodeId)>) -> u32 {
-        let Some((copy, node)) = holder else { return u32::MAX };
+    /// The next node that uses a value, as a key that is greater for those that are better to evict: a value that has a
+    /// copy in memory comes after one that has none.
+    fn next_use(&self, index: usize, node: NodeId) -> u32 {
         let uses = self.program.uses(node);
-        let next = uses[uses.partition_point(|user| *user < self.at)..].first().copied();
+        let next = uses[uses.partition_point(|user| *user <= self.at)..].first().copied();
         let next = next.unwrap_or(self.program.nodes.len() as NodeId);
-        let var = &self.vars[self.index(usize::from(copy), node)];
-        let home = var.slot.is_some() || self.program.classes[node as usize] == Class::Uniform;
-        2 * (next - next.min(self.at)) + u32::from(home)
+        let home = self.vars[index].slot.is_some() || self.program.classes[node as usize] == Class::Uniform;
+        2 * next + u32::from(home)
+    }
+
+    fn mask_next_use(&self, reg: u8) -> u32 {
+        self.masks[reg as usize]
+            .map_or(u32::MAX, |(copy, node)| self.next_use(self.index(usize::from(copy), node), node))
     }
 
     fn evict(&mut self, copy: usize, node: NodeId, bank: Bank) {
