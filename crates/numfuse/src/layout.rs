@@ -98,6 +98,7 @@ pub(crate) fn is_row_major(place: &Strided, size: usize) -> bool {
 }
 
 /// The bytes that an array covers, relative to its first element: from `low` (at most 0) up to `high`.
+#[inline]
 pub(crate) fn reach_of(place: &Strided, dtype: DType) -> Result<(isize, isize)> {
     if place.shape.contains(&0) {
         return Ok((0, 0));
