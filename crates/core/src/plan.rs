@@ -7,12 +7,15 @@
 use crate::diagnostic::{Code, Diagnostic};
 use crate::dtype::DType;
 use crate::graph::{Graph, IndexItem, Items};
-use crate::kernel::{Kernel, Level, Nest};
+use crate::kernel::{Kernel, Level, Nest, Role};
 use crate::launch::{Launch, Layout, Sizes};
 use crate::literal::Literal;
 use crate::shape::{DimId, Shape, Slice, checked_count};
 use smallvec::SmallVec;
-use std::fmt;
+use std::fmt::{self, Write};
+
+/// At most so many steps run together.
+const TOGETHER: usize = 8;
 
 /// A buffer of a [`Plan`]; prints as `b2`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -53,9 +56,9 @@ pub struct Buffer {
     pub dtype: DType,
     /// The shape.
     pub shape: Shape,
-    /// The first step that uses it (for inputs) or writes it.
+    /// The first step that uses it (for inputs) or writes it; or an earlier one that runs together with that.
     pub first: usize,
-    /// The last step that uses it.
+    /// The last step that uses it; or a later one that runs together with that.
     pub last: usize,
 }
 
@@ -123,6 +126,10 @@ pub struct Step {
     pub inner: SmallVec<[u8; 4]>,
     /// Why this kernel is one of its own, for `explain`.
     pub reason: String,
+    /// The first of the steps, all between it and this one among them, that this one may run together with: they run
+    /// over the same domain, read a same array of it, and do not wait for each other. What they read is then read from
+    /// memory once, if a back end runs all of them on one part of the domain after the other.
+    pub together: Option<usize>,
 }
 
 /// What is to be run for a graph.
@@ -291,13 +298,58 @@ impl Step {
         kernel
     }
 
+    /// True if this step and another one may run at the same time and gain from it; see [`Step::together`].
+    fn goes_with(&self, other: &Step, buffers: &[Buffer]) -> bool {
+        let writes = |step: &Step, buffer: BufferId| step.accesses(Role::Out).any(|a| a.buffer == buffer);
+        let waits = |step: &Step, other: &Step| step.accesses(Role::In).any(|a| writes(other, a.buffer));
+        let whole = |access: &Access| {
+            let shape = &buffers[access.buffer.index()].shape;
+            let fits = |(size, axis): (&DimId, &u8)| *size == self.domain[*axis as usize];
+            access.axes.len() == self.domain.len()
+                && (!access.views.is_empty() || shape.iter().zip(&access.axes).all(fits))
+        };
+        (self.kernel.nest, other.kernel.nest) == (Nest::Rows, Nest::Rows)
+            && !self.domain.is_empty()
+            && self.domain == other.domain
+            && !waits(self, other)
+            && !waits(other, self)
+            && self.accesses(Role::In).any(|a| whole(a) && other.accesses(Role::In).any(|b| a == b))
+    }
+
+    /// What the kernel reads, or writes.
+    fn accesses(&self, role: Role) -> impl Iterator<Item = &Access> {
+        let operands = self.kernel.operands.iter().zip(&self.operands);
+        operands.filter(move |(operand, _)| operand.role == role).map(|(_, access)| access)
+    }
+
     fn stores_per_row(&self) -> bool {
-        use crate::kernel::Role;
         self.kernel.operands.iter().any(|o| o.role == Role::Out && o.level == Level::Row)
     }
 }
 
 impl Plan {
+    /// Marks the steps that may run together, and has what they use live as long as any of them runs.
+    pub(crate) fn group_steps(&mut self) {
+        let mut first = 0;
+        for i in 1..self.steps.len() {
+            let (before, step) = (&self.steps[first..i], &self.steps[i]);
+            if before.len() < TOGETHER && before.iter().all(|other| step.goes_with(other, &self.buffers)) {
+                let others: Vec<String> = (first..i).map(|k| format!("k{k}")).collect();
+                let step = &mut self.steps[i];
+                step.together = Some(first);
+                let _ = write!(step.reason, "; may run together with {}: they read the same arrays", others.join(", "));
+            } else {
+                first = i;
+            }
+        }
+        let firsts: Vec<usize> = self.steps.iter().enumerate().map(|(i, s)| s.together.unwrap_or(i)).collect();
+        for buffer in self.buffers.iter_mut().filter(|buffer| buffer.first <= buffer.last) {
+            let group = firsts[buffer.last];
+            buffer.first = firsts[buffer.first];
+            buffer.last += firsts[buffer.last..].iter().take_while(|f| **f == group).count() - 1;
+        }
+    }
+
     /// The place of each buffer: inputs as given (by input index), the others row-major.
     pub fn places(&self, sizes: &[u64], inputs: &[Strided]) -> Result<Vec<Strided>, Diagnostic> {
         self.buffers

@@ -3,7 +3,8 @@
 //! A row kernel runs in one of two ways. *Whole rows*: the compiled function runs all stages of a range of rows (and,
 //! if the kernel is splittable, of a range of inner elements); threads share out the rows. *Staged*: one row at a time,
 //! one loop at a time, each loop cut at leaf boundaries into pieces that threads share out; for few long rows, and for
-//! inner dimensions that do not merge, whose operands are packed piece by piece. Column kernels are in `columns.rs`.
+//! inner dimensions that do not merge, whose operands are packed piece by piece; see `staged.rs`. Column kernels are in
+//! `columns.rs`, runs that share their input in `together.rs`.
 //!
 //! Invariants: results do not depend on how work is cut. A small serial run allocates nothing. The floating point
 //! state of a thread is the default one (round to nearest, subnormals kept) while it runs compiled code, and the host's
@@ -14,6 +15,8 @@ mod columns;
 mod fork;
 mod pack;
 mod pool;
+mod staged;
+mod together;
 
 pub use buffer::{AlignedBuffer, BufferPool};
 pub use fork::forks;
@@ -22,7 +25,7 @@ use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;
 use crate::{Error, Tier};
 use numfuse_core::kernel::reduce;
-use numfuse_core::kernel::{Access, Inst, Kernel, Nest, Operand, Prim, Reduction, Role, StageKind};
+use numfuse_core::kernel::{Inst, Kernel, Nest, Operand, Prim, Reduction, StageKind};
 use numfuse_core::launch::{Launch, Layout};
 use smallvec::SmallVec;
 use std::cell::UnsafeCell;
@@ -522,57 +525,6 @@ impl Run<'_> {
         }
         index
     }
-
-    /// Runs one row loop by loop, each loop in pieces.
-    fn staged_row(&self, row: usize, threads: usize, chunk_cost: f64) -> Result<(), Error> {
-        let compiled = self.compiled;
-        let workspace = Workspace::new(&compiled.analysis, self.inner)?;
-        let places = self.places(&self.outer_index(row), false);
-        let packs = self.launch.inner.len() > 1;
-        let base = SharedCall(Call {
-            operands: places.as_ptr(),
-            rows: 1,
-            end: self.inner,
-            ..workspace.call(self.params, self.inner)
-        });
-        let piece = ((chunk_cost / compiled.cost) as usize).clamp(LEAF, if packs { 16 * LEAF } else { 1024 * LEAF });
-        let piece = piece.next_multiple_of(LEAF);
-        // Phases not run yet that need no loop: they run before the next one.
-        let mut pending = 0;
-        let run_pending = |from: usize, to: usize| {
-            if from < to {
-                let call = Call { first: from, last: to, begin: 0, end: 0, ..*base.get() };
-                // SAFETY: as in `whole_rows`; row stages and the merging of leaves only touch row-level operands,
-                // which are never packed, and the workspace.
-                unsafe { invoke(&compiled.code, &call) };
-            }
-        };
-        for (s, stage) in compiled.stages.iter().enumerate() {
-            if stage.kind == StageKind::Row {
-                continue;
-            }
-            run_pending(pending, 2 * s);
-            pending = 2 * s + 1;
-            self.share(self.inner.div_ceil(piece), threads, |chunk| {
-                let begin = chunk * piece;
-                let end = (begin + piece).min(self.inner);
-                let call = Call { first: 2 * s, last: 2 * s + 1, begin, end, ..*base.get() };
-                if !packs {
-                    // SAFETY: as in `whole_rows`; pieces write to different elements and leaf states.
-                    unsafe { invoke(&compiled.code, &call) };
-                    return Ok(());
-                }
-                let packed = pack::Packed::new(self, &stage.operands, base.places(), begin, end)?;
-                let call = Call { operands: packed.places.as_ptr(), ..call };
-                // SAFETY: packed operands have the elements from `begin` to `end`, the others are as in `whole_rows`.
-                unsafe { invoke(&compiled.code, &call) };
-                packed.unpack(self);
-                Ok(())
-            })?;
-        }
-        run_pending(pending, phases(compiled));
-        Ok(())
-    }
 }
 
 /// A call that several threads copy and adapt, with the operands that it points to.
@@ -769,27 +721,4 @@ fn float_control() -> u64 {
 fn set_float_control(word: u64) {
     // SAFETY: writes a valid control word: the default one, or one that was read before.
     unsafe { std::arch::asm!("msr fpcr, {}", in(reg) word, options(nomem, nostack, preserves_flags)) };
-}
-
-impl Run<'_> {
-    /// The elements of an operand are packed when several inner dimensions do not step evenly.
-    fn is_packed(&self, operand: u32) -> bool {
-        let info = &self.compiled.operands[operand as usize];
-        let layout = &self.launch.layouts[operand as usize];
-        if info.level == numfuse_core::kernel::Level::Row || info.access != Access::Unit {
-            return false;
-        }
-        let mut expected = info.dtype.size() as isize;
-        for (size, stride) in self.launch.inner.iter().zip(&layout.inner).rev() {
-            if *stride != expected {
-                return true;
-            }
-            expected *= *size as isize;
-        }
-        false
-    }
-
-    fn role(&self, operand: u32) -> Role {
-        self.compiled.operands[operand as usize].role
-    }
 }

@@ -157,3 +157,30 @@ mod ten_million_elements {
         }
     }
 }
+
+/// Two results of the rows of one array of 64 MB, one of everything and one of each row.
+mod eight_million_elements {
+    use super::*;
+
+    const TEXTS: [&str; 2] = ["sum(a)", "max(a, axis=1)"];
+
+    fn input() -> Array {
+        Array::from_vec((0..8_000_000).map(f64::from).collect::<Vec<f64>>(), &[8000, 1000]).unwrap()
+    }
+
+    /// In one evaluation: memory is read once.
+    #[divan::bench(args = [1, 0], sample_count = 30)]
+    fn two_results_together(bencher: Bencher<'_, '_>, threads: usize) {
+        let engine = Engine::builder().threads(threads).build().unwrap();
+        let (a, text) = (input(), TEXTS.join(", "));
+        bencher.bench_local(|| engine.evaluate_with(&text, &vars! { a: &a }, None).unwrap());
+    }
+
+    /// In two evaluations.
+    #[divan::bench(args = [1, 0], sample_count = 30)]
+    fn two_results_one_by_one(bencher: Bencher<'_, '_>, threads: usize) {
+        let engine = Engine::builder().threads(threads).build().unwrap();
+        let a = input();
+        bencher.bench_local(|| TEXTS.map(|text| engine.evaluate(text, &vars! { a: &a }).unwrap()));
+    }
+}

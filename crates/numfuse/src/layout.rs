@@ -65,6 +65,7 @@ fn rank_error(rank: usize) -> Error {
     Diagnostic::new(Code::Rank, format!("{rank} dimensions")).why(format!("an array has at most {MAX_RANK}")).into()
 }
 
+#[inline]
 pub(crate) fn place(shape: &[usize], strides: &[isize]) -> Result<Strided> {
     if shape.len() != strides.len() {
         let text = format!("{} sizes and {} strides", shape.len(), strides.len());
@@ -72,6 +73,16 @@ pub(crate) fn place(shape: &[usize], strides: &[isize]) -> Result<Strided> {
     }
     if shape.len() > MAX_RANK {
         return Err(rank_error(shape.len()));
+    }
+    if shape.len() <= 4 {
+        // Quicker for the usual ranks.
+        let (mut sizes, mut steps) = ([0; 4], [0; 4]);
+        for (i, (n, stride)) in shape.iter().zip(strides).enumerate() {
+            (sizes[i], steps[i]) = (*n as u64, *stride);
+        }
+        let rank = shape.len();
+        let (shape, strides) = (SmallVec::from_buf_and_len(sizes, rank), SmallVec::from_buf_and_len(steps, rank));
+        return Ok(Strided { shape, strides });
     }
     Ok(Strided { shape: shape.iter().map(|n| *n as u64).collect(), strides: strides.into() })
 }
@@ -87,6 +98,7 @@ pub(crate) fn is_row_major(place: &Strided, size: usize) -> bool {
 }
 
 /// The bytes that an array covers, relative to its first element: from `low` (at most 0) up to `high`.
+#[inline]
 pub(crate) fn reach_of(place: &Strided, dtype: DType) -> Result<(isize, isize)> {
     if place.shape.contains(&0) {
         return Ok((0, 0));

@@ -129,6 +129,7 @@ impl<'a> ArrayRef<'a> {
     /// # Safety
     /// Every element of the shape, `first` plus a multiple of each byte stride, lies in memory that may be read, and is
     /// not written by anyone else, for `'a`. Bools are 0 or 1.
+    #[inline]
     pub unsafe fn from_raw(first: *const u8, dtype: DType, shape: &[usize], strides: &[isize]) -> Result<ArrayRef<'a>> {
         let place = place(shape, strides)?;
         reach_of(&place, dtype)?;
@@ -301,6 +302,7 @@ impl<'a> ArrayMut<'a> {
     /// # Safety
     /// Every element of the shape, `first` plus a multiple of each byte stride, lies in memory that may be read and
     /// written, and that nobody else touches, for `'a`; but inputs of the same evaluation may overlap it.
+    #[inline]
     pub unsafe fn from_raw(first: *mut u8, dtype: DType, shape: &[usize], strides: &[isize]) -> Result<ArrayMut<'a>> {
         let place = place(shape, strides)?;
         reach_of(&place, dtype)?;

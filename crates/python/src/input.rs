@@ -30,6 +30,7 @@ pub enum Number {
 
 impl<'py> Input<'py> {
     /// An object as an input; `name` is what messages call it.
+    #[inline]
     pub fn new(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Input<'py>> {
         if raw::is_plain_array(object)
             && let Ok(array) = object.cast::<PyUntypedArray>()
@@ -44,6 +45,7 @@ impl<'py> Input<'py> {
     }
 
     /// The array, borrowed.
+    #[inline]
     pub fn view(&self) -> numfuse::Result<Option<ArrayRef<'_>>> {
         match self {
             Input::Array(array, dtype) => raw::view(array, *dtype).map(Some),

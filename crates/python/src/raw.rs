@@ -31,6 +31,7 @@ pub fn load_numpy(py: Python<'_>) -> PyResult<()> {
 }
 
 /// The dtype of an array's elements; none if numfuse does not compute with them, or their bytes are swapped.
+#[inline]
 pub fn dtype(array: &Bound<'_, PyUntypedArray>) -> Option<DType> {
     let (type_num, byteorder) = {
         // SAFETY: an array has a descriptor for as long as it lives.
@@ -42,6 +43,7 @@ pub fn dtype(array: &Bound<'_, PyUntypedArray>) -> Option<DType> {
 }
 
 /// The dtype of a type number. C's `long` is as wide as the system says.
+#[inline]
 fn dtype_of(type_num: c_int) -> Option<DType> {
     const LONG: (DType, DType) =
         if size_of::<std::ffi::c_long>() == 8 { (DType::I64, DType::U64) } else { (DType::I32, DType::U32) };
@@ -84,6 +86,7 @@ fn type_of(dtype: DType) -> NPY_TYPES {
 }
 
 /// True if the object is an array and not of a subclass, which may give its elements another meaning.
+#[inline]
 pub fn is_plain_array(object: &Bound<'_, PyAny>) -> bool {
     // SAFETY: the interpreter is attached; type objects live forever.
     object.get_type_ptr() == unsafe { get_type_object(object.py(), NpyTypes::PyArray_Type) }
@@ -99,11 +102,13 @@ pub fn is_scalar(object: &Bound<'_, PyAny>) -> bool {
 }
 
 /// True if elements may be written.
+#[inline]
 pub fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
     fields(array).flags & NPY_ARRAY_WRITEABLE != 0
 }
 
 /// An array of this dtype, which is that of its elements, to read.
+#[inline]
 pub fn view<'a>(array: &'a Bound<'_, PyUntypedArray>, dtype: DType) -> Result<ArrayRef<'a>> {
     // SAFETY: NumPy's arrays have all their elements in memory that lives as long as they do; others may write there
     // meanwhile, see the top of this file. Bytes of bools are looked at by kernels, not by Rust, which take any but 0 for 1.
@@ -111,11 +116,13 @@ pub fn view<'a>(array: &'a Bound<'_, PyUntypedArray>, dtype: DType) -> Result<Ar
 }
 
 /// An array of this dtype, which is that of its elements, to write: the caller has looked at [`is_writeable`].
+#[inline]
 pub fn view_mut<'a>(array: &'a Bound<'_, PyUntypedArray>, dtype: DType) -> Result<ArrayMut<'a>> {
     // SAFETY: as in `view`.
     unsafe { ArrayMut::from_raw(fields(array).data.cast(), dtype, array.shape(), array.strides()) }
 }
 
+#[inline]
 fn fields<'a>(array: &'a Bound<'_, PyUntypedArray>) -> &'a PyArrayObject_fields {
     // SAFETY: it is an array. Its fields change only while a thread is attached that changes them, which is not while
     // this one is, and no borrow of them is kept across calls of Python.

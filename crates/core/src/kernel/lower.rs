@@ -49,7 +49,9 @@ pub fn lower(graph: Graph, groups: Vec<Group>) -> Plan {
         }
         steps.push(step);
     }
-    Plan { buffers: buffers.buffers, steps, outputs, guards, graph }
+    let mut plan = Plan { buffers: buffers.buffers, steps, outputs, guards, graph };
+    plan.group_steps();
+    plan
 }
 
 /// The buffers of a plan, and which node is in which.
@@ -132,6 +134,7 @@ fn lower_group(graph: &Graph, group: Group, buffers: &Buffers) -> Step {
         inner: axes(frame.outer + frame.reduced..rank),
         domain: frame.domain,
         reason,
+        together: None,
     }
 }
 

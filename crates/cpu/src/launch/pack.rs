@@ -3,7 +3,7 @@
 use super::{AlignedBuffer, BUFFERS, Places, Run};
 use crate::Error;
 use crate::clif::OperandAt;
-use numfuse_core::kernel::Role;
+use numfuse_core::kernel::{Access, Level, Role};
 use smallvec::SmallVec;
 
 /// The operands of a stage for the inner elements `begin..end`: packed where need be.
@@ -75,6 +75,14 @@ fn copy(run: &Run<'_>, operand: u32, origin: *mut u8, tile: *mut u8, begin: usiz
             rest /= n;
         }
         let mut source = origin.wrapping_byte_offset(offset);
+        at += count;
+        if step == size as isize {
+            let (from, to) = if back { (target, source) } else { (source, target) };
+            // SAFETY: as below; the elements are adjacent, and a tile overlaps no operand.
+            unsafe { std::ptr::copy_nonoverlapping(from, to, count * size) };
+            target = target.wrapping_byte_add(count * size);
+            continue;
+        }
         for _ in 0..count {
             // SAFETY: `source` is an element of the launch's domain, which the caller of `Compiled::run` vouches for;
             // the tile has room for `end - begin` elements.
@@ -90,6 +98,28 @@ fn copy(run: &Run<'_>, operand: u32, origin: *mut u8, tile: *mut u8, begin: usiz
             source = source.wrapping_byte_offset(step);
             target = target.wrapping_byte_add(size);
         }
-        at += count;
+    }
+}
+
+impl Run<'_> {
+    /// The elements of an operand are packed when several inner dimensions do not step evenly.
+    fn is_packed(&self, operand: u32) -> bool {
+        let info = &self.compiled.operands[operand as usize];
+        let layout = &self.launch.layouts[operand as usize];
+        if info.level == Level::Row || info.access != Access::Unit {
+            return false;
+        }
+        let mut expected = info.dtype.size() as isize;
+        for (size, stride) in self.launch.inner.iter().zip(&layout.inner).rev() {
+            if *stride != expected {
+                return true;
+            }
+            expected *= *size as isize;
+        }
+        false
+    }
+
+    fn role(&self, operand: u32) -> Role {
+        self.compiled.operands[operand as usize].role
     }
 }

@@ -78,17 +78,26 @@ impl Function {
 
     /// As [`Function::bind`], if that takes no longer than a few comparisons, since one of the last calls had the same
     /// types, sizes and strides.
+    #[inline]
     pub fn bind_known<'f, 'a>(&'f self, inputs: &'f [Option<ArrayRef<'a>>]) -> Option<FunctionCall<'f, 'a>> {
         let (program, inputs) = self.program(inputs);
         let call = program.known_call(&inputs)?;
         Some(FunctionCall { function: self, program, call, inputs })
     }
 
+    #[inline]
     fn program<'f, 'a>(&self, inputs: &'f [Option<ArrayRef<'a>>]) -> (Arc<Program>, Inputs<'f, 'a>) {
-        // Names beyond those that were given are not bound; more inputs than names have nothing to be bound to.
-        let given = inputs.iter().map(Option::as_ref).chain(std::iter::repeat(None));
-        let bound: SmallVec<[Option<&'f ArrayRef<'a>>; 4]> = given.take(self.text.names.len()).collect();
-        (self.text.program(&bound, Vec::new), bound.iter().flatten().copied().collect())
+        let mut bound: SmallVec<[Option<&'f ArrayRef<'a>>; 4]> = SmallVec::new();
+        let mut arrays = Inputs::new();
+        for i in 0..self.text.names.len() {
+            // Names beyond those that were given are not bound; more inputs than names have nothing to be bound to.
+            let input = inputs.get(i).and_then(Option::as_ref);
+            bound.push(input);
+            if let Some(input) = input {
+                arrays.push(input);
+            }
+        }
+        (self.text.program(&bound, Vec::new), arrays)
     }
 }
 
@@ -105,6 +114,7 @@ impl FunctionCall<'_, '_> {
     }
 
     /// About how long the call takes on one thread: whether it is worth something to let others work meanwhile.
+    #[inline]
     pub fn estimate(&self) -> std::time::Duration {
         std::time::Duration::from_nanos(self.call.steps.nanoseconds() as u64)
     }
@@ -113,6 +123,7 @@ impl FunctionCall<'_, '_> {
     ///
     /// # Errors
     /// As [`Kernel::run_into`](super::Kernel::run_into).
+    #[inline]
     pub fn run_into<'o>(&self, outputs: impl Outputs<'o>, token: Option<&CancelToken>) -> Result<()> {
         let shared = &self.function.engine.shared;
         run::run_into(shared, &self.program, Some(&self.call), &self.inputs, &mut outputs.into_arrays(), token)

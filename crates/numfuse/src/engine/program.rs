@@ -237,14 +237,17 @@ impl Call {
         let bindings = bindings.collect::<Result<_>>()?;
         let mut steps = Steps::new(bindings, outputs, new_arrays, copies, slots(plan, &places)?, &plan.guards)?;
         limit("temporaries", steps.arena_bytes(), shared.limits.temp_bytes)?;
-        for step in &plan.steps {
+        // The first of the steps that the one before, which is not left out, may run together with.
+        let mut group = None;
+        for (i, step) in plan.steps.iter().enumerate() {
             let bound = step.bind(sizes, &places)?;
             if bound.is_empty {
                 continue;
             }
+            let before = group.replace(step.together.unwrap_or(i));
             let kernel = step.specialize(&bound.launch);
             let tier = shared.code.get(&kernel)?;
-            steps.push(&kernel, tier, bound, step.operands.iter().map(|o| o.buffer))?;
+            steps.push(&kernel, tier, bound, step.operands.iter().map(|o| o.buffer), before == group)?;
         }
         Ok(Call { variant, steps })
     }

@@ -80,6 +80,9 @@ struct Step {
     params: SmallVec<[u64; 4]>,
     /// True if each element is written after everything that it depends on was read, and nothing else depends on that.
     is_map: bool,
+    /// True if this runs together with the step before it: both are large, and what either writes the other one and
+    /// those that it runs together with do not use.
+    joins: bool,
 }
 
 enum Runner {
@@ -218,13 +221,15 @@ impl Steps {
         self.nanoseconds
     }
 
-    /// Adds a step: a kernel with a launch of it, which runs on these buffers.
+    /// Adds a step: a kernel with a launch of it, which runs on these buffers. It `may_join` the step before it, to run
+    /// together with that, if both gain from it.
     pub fn push(
         &mut self,
         kernel: &Kernel,
         tier: Tier,
         bound: Bound,
         buffers: impl Iterator<Item = BufferId>,
+        may_join: bool,
     ) -> Result<()> {
         let Bound { launch, offsets, params, .. } = bound;
         let buffers: SmallVec<[BufferId; 8]> = buffers.collect();
@@ -264,8 +269,20 @@ impl Steps {
                 Runner::Interpreted { kernel, launch, params: params.into_iter().collect() }
             }
         };
-        self.steps.push(Step { code, operands, params: bits, is_map });
+        let mut step = Step { code, operands, params: bits, is_map, joins: false };
+        step.joins = may_join && self.joins_last(&step);
+        self.steps.push(step);
         Ok(())
+    }
+
+    /// True if a step can run together with those that were added last, and may gain from it.
+    fn joins_last(&self, step: &Step) -> bool {
+        let is_large = |step: &Step| matches!(&step.code, Runner::Compiled(prepared) if prepared.is_large());
+        let first = self.steps.iter().rposition(|step| !step.joins);
+        let group = first.map_or(&[][..], |first| &self.steps[first..]);
+        !group.is_empty()
+            && is_large(step)
+            && group.iter().all(|other| is_large(other) && !step.disturbs(other) && !other.disturbs(step))
     }
 
     /// The bytes of a buffer, from its first element, and whether they may be written.
@@ -299,6 +316,29 @@ impl Steps {
                 }
             };
         fits.then_some(Fit { steps: self, inputs, outputs })
+    }
+}
+
+impl Step {
+    /// True if this writes what another step uses.
+    fn disturbs(&self, other: &Step) -> bool {
+        let mut written = self.operands.iter().filter(|operand| operand.writes);
+        written.any(|written| other.operands.iter().any(|used| written.meets(used)))
+    }
+}
+
+impl Operand {
+    /// True if two operands may reach the same bytes, of an array or of the arena. Outputs overlap no other array.
+    fn meets(&self, other: &Operand) -> bool {
+        let reach = |operand: &Operand, start: usize| {
+            let at = |end: isize| start.wrapping_add_signed(end);
+            (operand.low < operand.high).then(|| at(operand.low)..at(operand.high))
+        };
+        match (self.buffer, other.buffer) {
+            (Slot::Output(n), Slot::Output(m)) => n == m,
+            (Slot::Temp { offset: a, .. }, Slot::Temp { offset: b, .. }) => overlap(&reach(self, a), &reach(other, b)),
+            _ => false,
+        }
     }
 }
 
@@ -411,12 +451,22 @@ impl Fit<'_, '_> {
             }
             (None, Slot::Output(n) | Slot::Input(n)) => results[n as usize].first(),
         };
+        let place = |step: &Step, pointers: &mut [*mut u8]| {
+            for (pointer, operand) in pointers.iter_mut().zip(&step.operands) {
+                // An operand that reaches nothing may have an offset outside of its buffer.
+                *pointer = first(operand.buffer).wrapping_offset(operand.offset);
+            }
+        };
         // Most kernels have few operands.
         let (mut few, mut many) = ([std::ptr::null_mut(); 8], Vec::new());
-        for step in &steps.steps {
+        for group in steps.steps.chunk_by(|_, next| next.joins) {
             if !go_on() {
                 return Err(Ended::Cancelled);
             }
+            let [step] = group else {
+                run_together(group, &place, options)?;
+                continue;
+            };
             let pointers: &mut [*mut u8] = match step.operands.len() {
                 count @ 0..=8 => &mut few[..count],
                 count => {
@@ -424,10 +474,7 @@ impl Fit<'_, '_> {
                     &mut many
                 }
             };
-            for (pointer, operand) in pointers.iter_mut().zip(&step.operands) {
-                // An operand that reaches nothing may have an offset outside of its buffer.
-                *pointer = first(operand.buffer).wrapping_offset(operand.offset);
-            }
+            place(step, pointers);
             match &step.code {
                 Runner::Compiled(prepared) => {
                     // SAFETY: each operand stays inside of its buffer, as `push` checked for this launch; the buffer is
@@ -472,6 +519,24 @@ fn ended(error: numfuse_cpu::Error) -> Ended {
         numfuse_cpu::Error::Cancelled => Ended::Cancelled,
         error => Ended::Failed(cpu_error(error)),
     }
+}
+
+/// Runs steps that [`Steps::push`] has found to join each other; `place` finds the pointers of a step, as in `Fit::run`.
+fn run_together(group: &[Step], place: &dyn Fn(&Step, &mut [*mut u8]), options: &RunOptions<'_>) -> Result<(), Ended> {
+    let mut pointers: Vec<Vec<*mut u8>> = Vec::with_capacity(group.len());
+    for step in group {
+        let mut places = vec![std::ptr::null_mut(); step.operands.len()];
+        place(step, &mut places);
+        pointers.push(places);
+    }
+    let mut runs: Vec<(&Prepared, &[*mut u8], &[u64])> = Vec::with_capacity(group.len());
+    for (step, pointers) in group.iter().zip(&pointers) {
+        let Runner::Compiled(prepared) = &step.code else { return Err(broken("interpreted together").into()) };
+        runs.push((prepared, pointers, &step.params));
+    }
+    // SAFETY: as in `Fit::run`. There is more than one kernel, so nothing is in place: outputs overlap no other array.
+    // What one step writes no other one of them uses: that is what joins steps.
+    unsafe { Prepared::run_together(&runs, options) }.map_err(ended)
 }
 
 /// Runs a kernel by the interpreter. The pointers are those of `Fit::run`.
