@@ -7,7 +7,7 @@
 //! 64-bit integers.
 //!
 //! Error bounds are in ULPs: units in the last place of the exact result, subnormal results included, over the whole
-//! domain. The `f32` functions that matter most have bodies in `f32`, see [`single`]; the others compute in `f64` with
+//! domain. The `f32` functions that matter most have bodies in `f32`, in `single`; the others compute in `f64` with
 //! shorter polynomials and round once, which makes them the nearest `f32` but for one case in hundreds. Results at
 //! zeros, infinities, NaN and outside the domain are C99's and NumPy's. `scripts/coefficients.py` derives the
 //! polynomials; `docs/accuracy.md` has the measured errors.

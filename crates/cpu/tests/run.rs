@@ -7,6 +7,7 @@ use common::{Block, Case, Code, Compilers, Mode, put};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Access, Builder, Kernel, Level, Nest, Reducer, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
+use numfuse_core::literal::Literal;
 use numfuse_cpu::{Compiler, Error, Options, RunOptions};
 use std::sync::atomic::{AtomicBool, Ordering};
 
