@@ -17,7 +17,6 @@ use super::program::{Base, Class, NodeId, Place, Program, Slot, Step, What};
 use super::{Gen, LANE_MASK, prim};
 use numfuse_core::dtype::DType;
 use numfuse_core::literal::Literal;
-use smallvec::SmallVec;
 use std::ops::Range;
 
 /// The kind of register that a value needs.
