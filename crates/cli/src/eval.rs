@@ -1,7 +1,7 @@
 //! `numfuse eval`: reads the inputs, evaluates, prints the results and writes them.
 
 use crate::{Failure, engine, tier};
-use numfuse::{Array, AsArrayRef, Backend, Code, Diagnostic, Env, Tier, npy};
+use numfuse::{AsArrayRef, Backend, Code, Diagnostic, Env, Tier, npy};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -87,7 +87,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         return Err(Failure::Error(error.into()));
     }
     for result in &results {
-        writeln!(out, "{}", shown(result))?;
+        writeln!(out, "{result:#}")?;
     }
     for (path, result) in args.output.iter().zip(&results) {
         npy::write(path, result)?;
@@ -101,15 +101,6 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         writeln!(out, "first {first:.2?}, with parsing and compiling; then {best:.2?} at best")?;
     }
     Ok(())
-}
-
-/// The type on a line of its own if there is more than one line to follow.
-fn shown(array: &Array) -> String {
-    let text = array.to_string();
-    match text.find('[').and_then(|_| text.find("] ")) {
-        Some(end) if text.contains('\n') => format!("{}\n{}", &text[..=end], &text[end + 2..]),
-        _ => text,
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use numfuse_core::dtype::DType;
 use numfuse_core::literal::Literal;
 use numfuse_core::plan::Strided;
 use numfuse_core::shape::MAX_RANK;
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// An n-dimensional array of any dtype.
 ///
@@ -228,16 +228,23 @@ impl PartialEq for Array {
 }
 
 /// `f64[2, 3]` and the elements; long dimensions are cut to the first and last three.
+/// The dtype, the shape and the elements, each with all of its digits. With `{:#}` a table for people: eight digits,
+/// aligned columns, and only the edges of what is long.
 impl fmt::Display for Array {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{:?} ", self.dtype, self.shape())?;
-        write_elements(f, &self.view())
+        write!(f, "{}{:?}", self.dtype, self.shape())?;
+        if !f.alternate() {
+            f.write_char(' ')?;
+            return write_elements(f, &self.view());
+        }
+        f.write_char(if self.shape().len() < 2 { ' ' } else { '\n' })?;
+        write_table(f, &self.view())
     }
 }
 
 impl fmt::Debug for Array {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        write!(f, "{self}")
     }
 }
 
@@ -245,22 +252,52 @@ impl fmt::Debug for Array {
 const SHOWN: u64 = 3;
 
 /// Brackets around rows, innermost dimensions on one line. Of arrays with many elements only the edges are shown.
-pub(crate) fn write_elements(f: &mut dyn fmt::Write, array: &ArrayRef<'_>) -> fmt::Result {
+pub(crate) fn write_elements(f: &mut dyn Write, array: &ArrayRef<'_>) -> fmt::Result {
+    let least = if array.len() > 1000 { 2 * SHOWN } else { u64::MAX };
+    walk_elements(f, array, least, &mut |f, index| write_element(f, array, index))
+}
+
+/// The same in columns of one width, with less of long dimensions and of long numbers.
+fn write_table(f: &mut dyn Write, array: &ArrayRef<'_>) -> fmt::Result {
+    let text = |index: &[usize]| array.get(index).map_or(String::new(), |literal| Plain(brief(literal)).to_string());
+    let mut width = 0;
+    walk_elements(&mut String::new(), array, 4 * SHOWN, &mut |_, index| {
+        width = width.max(text(index).len());
+        Ok(())
+    })?;
+    walk_elements(f, array, 4 * SHOWN, &mut |f, index| write!(f, "{:>width$}", text(index)))
+}
+
+/// A float with eight digits; everything else as it is.
+fn brief(literal: Literal) -> Literal {
+    let (dtype, x) = (literal.dtype(), literal.as_f64());
+    if dtype != DType::F64 || !x.is_finite() {
+        return literal;
+    }
+    Literal::from_f64(dtype, format!("{x:.7e}").parse().unwrap_or(x))
+}
+
+/// Brackets, separators and elements, which `element` writes. Dimensions with more than `least` are cut to their edges.
+fn walk_elements(
+    f: &mut dyn Write,
+    array: &ArrayRef<'_>,
+    least: u64,
+    element: &mut dyn FnMut(&mut dyn Write, &[usize]) -> fmt::Result,
+) -> fmt::Result {
     let shape = array.shape();
     let rank = shape.len();
     if rank == 0 {
-        return write_element(f, array, &[]);
+        return element(f, &[]);
     }
     if array.is_empty() {
         return f.write_str("[]");
     }
-    let cut = array.len() > 1000;
     let mut index = vec![0usize; rank];
     for _ in 0..rank {
         f.write_char('[')?;
     }
     loop {
-        write_element(f, array, &index)?;
+        element(f, &index)?;
         // To the next element: how many dimensions end here?
         let mut axis = rank;
         loop {
@@ -269,7 +306,7 @@ pub(crate) fn write_elements(f: &mut dyn fmt::Write, array: &ArrayRef<'_>) -> fm
             }
             axis -= 1;
             index[axis] += 1;
-            let skips = cut && index[axis] as u64 == SHOWN && shape[axis] > 2 * SHOWN;
+            let skips = index[axis] as u64 == SHOWN && shape[axis] > least;
             if skips {
                 index[axis] = (shape[axis] - SHOWN) as usize;
             }
@@ -284,7 +321,7 @@ pub(crate) fn write_elements(f: &mut dyn fmt::Write, array: &ArrayRef<'_>) -> fm
 }
 
 /// What stands between two elements that differ first at `axis`.
-fn separate(f: &mut dyn fmt::Write, rank: usize, axis: usize, skips: bool) -> fmt::Result {
+fn separate(f: &mut dyn Write, rank: usize, axis: usize, skips: bool) -> fmt::Result {
     let inner = rank - 1 - axis;
     if inner == 0 {
         return f.write_str(if skips { ", ..., " } else { ", " });
@@ -297,7 +334,7 @@ fn separate(f: &mut dyn fmt::Write, rank: usize, axis: usize, skips: bool) -> fm
     f.write_str(&"[".repeat(inner))
 }
 
-fn write_element(f: &mut dyn fmt::Write, array: &ArrayRef<'_>, index: &[usize]) -> fmt::Result {
+fn write_element(f: &mut dyn Write, array: &ArrayRef<'_>, index: &[usize]) -> fmt::Result {
     match array.get(index) {
         Some(literal) => write!(f, "{}", Plain(literal)),
         None => f.write_str("?"),
@@ -341,6 +378,15 @@ fn sizes(shape: &[usize]) -> Result<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_are_for_people() {
+        let a = Array::from_vec(vec![1.0, 1981.6507000000004, -2.5e-300, f64::NAN], &[2, 2]).unwrap();
+        assert_eq!(format!("{a:#}"), "f64[2, 2]\n[[      1.0, 1981.6507],\n [-2.5e-300,       nan]]");
+        let long = Array::from_vec((0..100i64).collect(), &[100]).unwrap();
+        assert_eq!(format!("{long:#}"), "i64[100] [ 0,  1,  2, ..., 97, 98, 99]");
+        assert_eq!(format!("{:#}", Array::scalar(1.0 / 3.0).unwrap()), "f64[] 0.33333333");
+    }
 
     #[test]
     fn elements_come_back() {
