@@ -24,6 +24,9 @@ class Effort:
     sample: float = 0.002
     # No competitor gets more than this: one that would is left out.
     limit: float = 20.0
+    # So long everybody rests before a turn, which then begins with a call that does not count: threads of the one before may
+    # go on spinning for a while, and nobody should have to share the cores with them.
+    rest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def timed(function, calls, clock=time.perf_counter):
     return (clock() - start) / calls
 
 
-def interleaved(functions, effort=Effort(), clock=time.perf_counter):
+def interleaved(functions, effort=Effort(), clock=time.perf_counter, sleep=time.sleep):
     """Times functions without arguments, by name; a name's result is a Timing, or TooSlow with the seconds of one call."""
     results, plans = {}, {}
     collecting = gc.isenabled()
@@ -75,6 +78,9 @@ def interleaved(functions, effort=Effort(), clock=time.perf_counter):
                 calls, rounds = plans[name]
                 # The few rounds of a slow one are spread over all of them.
                 if i * rounds // last != (i + 1) * rounds // last:
+                    if effort.rest:
+                        sleep(effort.rest)
+                        functions[name]()
                     samples[name].append(timed(functions[name], calls, clock))
     finally:
         if collecting:

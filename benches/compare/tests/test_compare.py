@@ -56,6 +56,15 @@ class Measure(unittest.TestCase):
         self.assertEqual({"".join(sorted(each)) for each in rounds}, {"abc"})
         self.assertGreater(len(set(rounds)), 1)
 
+    def test_everybody_rests_before_a_turn(self):
+        clock, rests = Clock(), []
+        effort = measure.Effort(rounds=4, enough=0.0, sample=0.0, limit=100, rest=0.5)
+        found = measure.interleaved({name: clock.function(name, 1.0) for name in "ab"}, effort, clock, rests.append)
+        self.assertEqual(rests, [0.5] * 8)
+        # One call each to see how long it takes; in each turn one that does not count, and one that does.
+        self.assertEqual(len(clock.log), 2 + 16)
+        self.assertEqual((found["a"].calls, found["a"].rounds), (1, 4))
+
     def test_few_rounds_are_spread_over_many(self):
         clock = Clock()
         effort = measure.Effort(rounds=3, enough=2.0, sample=0.1, limit=100)
