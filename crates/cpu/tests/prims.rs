@@ -2,19 +2,11 @@
 
 mod common;
 
-use common::{Block, Case, Code, Compilers, Mode, apply, forms, put, special_bits};
+use common::{Block, Case, Compilers, EACH_CODE, apply, forms, put, special_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Builder, Kernel, Level, Nest, Prim, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
 use numfuse_core::literal::Literal;
-
-const MODES: [Mode; 5] = [
-    Mode { code: Code::Avx512, threads: 1, shared: false },
-    Mode { code: Code::Avx2, threads: 1, shared: false },
-    Mode { code: Code::Cranelift, threads: 1, shared: false },
-    Mode { code: Code::Scalar, threads: 1, shared: false },
-    Mode { code: Code::Baseline, threads: 1, shared: false },
-];
 
 /// All combinations of special values of the operands.
 fn combinations(args: &[DType]) -> Vec<Vec<u64>> {
@@ -76,7 +68,7 @@ fn special_values() {
             let columns: Vec<(DType, Vec<u64>)> =
                 args.iter().enumerate().map(|(i, d)| (*d, rows.iter().map(|row| row[i]).collect())).collect();
             let case = case(b.finish(), &columns, result, rows.len(), vec![]);
-            case.check(&compilers, &MODES, &format!("{} {args:?}", prim.name()));
+            case.check(&compilers, &EACH_CODE, &format!("{} {args:?}", prim.name()));
         }
     }
 }
@@ -103,7 +95,7 @@ fn uniform_second_operands() {
                     let n = values.len();
                     let params = if constant { vec![] } else { vec![literal] };
                     let case = case(b.finish(), &[(dtype, values)], result, n, params);
-                    case.check(&compilers, &MODES[..1], &format!("{} {dtype} by {literal}", prim.name()));
+                    case.check(&compilers, &EACH_CODE[..3], &format!("{} {dtype} by {literal}", prim.name()));
                 }
             }
         }
@@ -150,7 +142,7 @@ fn mixed_widths_in_one_body() {
             }
             let mut case = Case { kernel, launch: contiguous(n, &dtypes), memory, params: vec![] };
             case.prepare();
-            case.check(&compilers, &MODES, &format!("{from} to {to}"));
+            case.check(&compilers, &EACH_CODE, &format!("{from} to {to}"));
         }
     }
 }
@@ -178,7 +170,7 @@ fn memory_may_be_at_any_address() {
                 block.bytes.splice(0..0, [0; 3]);
                 block.offset = 3;
             }
-            case.check(&compilers, &MODES, &format!("{} {dtype}", prim.name()));
+            case.check(&compilers, &EACH_CODE, &format!("{} {dtype}", prim.name()));
         }
     }
 }

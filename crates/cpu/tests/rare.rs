@@ -2,21 +2,13 @@
 
 mod common;
 
-use common::{Block, Case, Code, Compilers, Mode, put};
+use common::{Block, Case, Compilers, EACH_CODE, put};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::rare::rare;
 use numfuse_core::kernel::{Builder, Level, Nest, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
 use numfuse_core::literal::Literal;
 use numfuse_core::math;
-
-const MODES: [Mode; 5] = [
-    Mode { code: Code::Avx512, threads: 1, shared: false },
-    Mode { code: Code::Avx2, threads: 1, shared: false },
-    Mode { code: Code::Cranelift, threads: 1, shared: false },
-    Mode { code: Code::Scalar, threads: 1, shared: false },
-    Mode { code: Code::Baseline, threads: 1, shared: false },
-];
 
 /// Two results that share the reduction of huge angles, and a function of `f32` under a condition.
 fn body(b: &mut Builder, x: Value) -> Value {
@@ -67,7 +59,7 @@ fn any_elements_may_need_it() {
             };
             let mut case = Case { kernel: kernel.clone(), launch, memory, params: Vec::new() };
             case.prepare();
-            case.check(&compilers, &MODES, &format!("{dtype}, {which}"));
+            case.check(&compilers, &EACH_CODE, &format!("{dtype}, {which}"));
         }
     }
 }

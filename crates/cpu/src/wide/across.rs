@@ -3,32 +3,33 @@
 //! A row of three elements fills no vector, and finding out that it is short costs more than its work. So if there are
 //! enough rows and each is short, a group of rows runs together: every loop goes over the inner elements one by one,
 //! and its instructions are those of the stage, on lanes that are rows. Row values, scratch and states are vectors in
-//! the stack frame. The order of a reduction is that of [`numfuse_core::kernel::reduce`]: a row has one leaf, whose
-//! lanes are an array of vectors here. Rows that are left over run one by one.
+//! the stack frame. The order of a reduction is that of [`numfuse_core::kernel::reduce`]: a row has one leaf, with a lane
+//! for each element, and the lanes are an array of vectors here. Rows that are left over run one by one.
 
 use super::Gen;
-use super::asm::{Alu, Cond, Isa, Mem, R11, RAX, RBX, RCX, RDI, RDX, Shift};
+use super::asm::{Alu, Cond, Isa, Mem, RAX, RBX, RCX, RDI, RDX, Shift};
 use super::call_offset;
 use super::fold::Fold;
-use super::program::{NodeId, Place, PlaceId, Slot, Step, What};
+use super::program::{NodeId, PlaceId, Slot, What};
 use super::rows::{Across, StageProgram, run_once};
 use crate::clif::stage_is_empty;
-use numfuse_core::kernel::StageKind;
+use numfuse_core::dtype::DType;
+use numfuse_core::kernel::{Nest, StageKind, reduce};
+use numfuse_core::literal::Literal;
 use smallvec::SmallVec;
 
-/// Rows of more elements than this run one by one.
+/// Rows of more elements than this run one by one: no more than a leaf has lanes.
 const LONGEST: usize = 24;
+const _: () = assert!(LONGEST <= reduce::lanes(Nest::Rows, DType::F64));
 /// Kernels with more instructions than this have no such code.
 const INST_LIMIT: usize = 400;
 /// Kernels that need more vectors in the stack frame than this have none either.
 const VECTOR_LIMIT: usize = 512;
 
-/// Emits the loop over groups of rows, and leaves in RBX how many rows it has run.
+/// Emits the loop over groups of rows, and leaves in RBX, which is 0 before, how many rows it has run.
 pub(super) fn emit(g: &mut Gen<'_>) {
     let kernel = g.kernel;
-    let folds: Vec<Fold> = (0..kernel.reductions.len()).map(|i| Fold::new(g, i)).collect();
-    let lanes_of: Vec<usize> = folds.iter().flat_map(|f| vec![f.lanes(); f.init.len()]).collect();
-    let vectors = g.analysis.frame + LONGEST * kernel.scratch.len() + lanes_of.iter().sum::<usize>();
+    let vectors = g.analysis.frame + LONGEST * (kernel.scratch.len() + g.analysis.states);
     if g.analysis.splittable || kernel.insts.len() > INST_LIMIT || vectors > VECTOR_LIMIT {
         return;
     }
@@ -59,7 +60,7 @@ pub(super) fn emit(g: &mut Gen<'_>) {
     let across = Across {
         frame: (0..g.analysis.frame).map(|_| g.vector_slot()).collect(),
         scratch: kernel.scratch.iter().map(|_| g.slot(64 * LONGEST as i32, 64)).collect(),
-        states: lanes_of.iter().map(|lanes| g.slot(64 * *lanes as i32, 64)).collect(),
+        states: (0..g.analysis.states).map(|_| g.slot(64 * LONGEST as i32, 64)).collect(),
     };
     g.a.mov_imm(RAX, 0);
     let again = g.a.here();
@@ -89,11 +90,7 @@ pub(super) fn emit(g: &mut Gen<'_>) {
     g.a.alu_mem(Alu::Cmp, RAX, end.mem());
     g.a.jump_if(Cond::Below, again);
     g.a.mov(RBX, RAX);
-    let done = g.a.label();
-    g.a.jump(done);
     g.a.bind(exit);
-    g.a.mov_imm(RBX, 0);
-    g.a.bind(done);
 }
 
 /// How many rows make a group: as many as lanes of the widest dtype.
@@ -131,15 +128,11 @@ fn len_slot(g: &mut Gen<'_>) -> Slot {
     len
 }
 
-/// Sets the states in use to the initial ones.
+/// Sets the states in use, one for each element, to the initial ones.
 fn clear(g: &mut Gen<'_>, folds: &[Fold], across: &Across, lanes: usize) {
     for fold in folds {
-        let used = len_slot(g);
-        g.a.mov_imm(RDX, fold.lanes() as i64);
-        g.a.alu(Alu::Cmp, RCX, RDX);
-        g.a.mov_if(Cond::Above, RCX, RDX);
-        g.a.store(used.mem(), RCX);
-        count_loop(g, used, |g| {
+        let len = len_slot(g);
+        count_loop(g, len, |g| {
             let mut program = stage_program(g, 0, across, lanes);
             for (c, literal) in fold.init.iter().enumerate() {
                 let place = program.vector_place(g, across.states[fold.component + c], fold.dtype);
@@ -155,28 +148,20 @@ fn clear(g: &mut Gen<'_>, folds: &[Fold], across: &Across, lanes: usize) {
 /// Runs a loop's instructions for each inner element, and folds.
 fn elements(g: &mut Gen<'_>, stage: usize, folds: &[Fold], across: &Across, lanes: usize) {
     let len = len_slot(g);
-    let count = g.word_slot();
     count_loop(g, len, |g| {
         let mut program = stage_program(g, stage, across, lanes);
         program.add_insts(g);
         for fold in folds {
-            let mask = fold.lanes() as i32 - 1;
             let mut args: SmallVec<[NodeId; 4]> = SmallVec::new();
             let mut places: SmallVec<[PlaceId; 2]> = SmallVec::new();
             for c in 0..fold.init.len() {
-                g.a.mov(RCX, RBX);
-                g.a.alu_imm(Alu::And, RCX, mask);
-                let place = vector_at_rcx(g, &mut program, across.states[fold.component + c], fold);
+                let place = program.vector_place(g, across.states[fold.component + c], fold.dtype);
                 places.push(place);
                 args.push(program.program.push(What::Load(place), fold.dtype, &[]));
             }
             args.push(program.node(g, fold.input));
             if fold.reducer.counts() {
-                g.a.mov(RCX, RBX);
-                g.a.shift(Shift::Right, RCX, fold.lanes().trailing_zeros() as u8);
-                g.a.alu_imm(Alu::Add, RCX, 1);
-                g.a.store(count.mem(), RCX);
-                args.push(program.program.push(What::Int(count), fold.dtype, &[]));
+                args.push(program.program.constant(Literal::from_i64(fold.dtype, 1)));
             }
             let next = program.program.inline(&fold.step, &args);
             for (place, x) in places.iter().zip(next) {
@@ -188,28 +173,18 @@ fn elements(g: &mut Gen<'_>, stage: usize, folds: &[Fold], across: &Across, lane
     });
 }
 
-/// The place of vector RCX in an array of vectors.
-fn vector_at_rcx(g: &mut Gen<'_>, program: &mut StageProgram, first: Slot, fold: &Fold) -> PlaceId {
-    g.a.shift(Shift::Left, RCX, 6);
-    g.a.lea(R11, first.mem());
-    g.a.alu(Alu::Add, RCX, R11);
-    let base = program.base(g);
-    program.program.place(Place { base, step: Step::Fixed, dtype: fold.dtype })
-}
-
 /// Merges the states in use, halving them, into the first.
 fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize) {
     let [pairs, left_count, right_count] = [(); 3].map(|()| g.word_slot());
-    let mut half = fold.lanes() / 2;
+    // With more lanes in a half than a row has elements, none has a partner.
+    let mut half = LONGEST.next_power_of_two() / 2;
     while half > 0 {
         // Those lanes `l` below `half` with `l + half` below the length.
         g.load_call(RCX, call_offset!(len));
         g.a.mov_imm(RDX, 0);
         g.a.alu_imm(Alu::Sub, RCX, half as i32);
         g.a.mov_if(Cond::Less, RCX, RDX);
-        g.a.mov_imm(RDX, half as i64);
-        g.a.alu(Alu::Cmp, RCX, RDX);
-        g.a.mov_if(Cond::Above, RCX, RDX);
+        g.limit_rcx(half);
         g.a.store(pairs.mem(), RCX);
         count_loop(g, pairs, |g| {
             let mut program = stage_program(g, 0, across, lanes);

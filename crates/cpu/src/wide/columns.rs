@@ -25,9 +25,7 @@ pub(super) fn emit(g: &mut Gen<'_>) {
 
 /// The place of a state component in a block (a field of the call), such that a column's index addresses its state.
 fn state_place(g: &mut Gen<'_>, program: &mut StageProgram, block: i32, component: usize, dtype: DType) -> PlaceId {
-    g.load_call(RCX, call_offset!(state_stride));
-    g.a.imul_imm(RCX, RCX, component as i32);
-    g.a.alu_mem(Alu::Add, RCX, Mem::at(RDI, block));
+    g.load_component(block, component);
     g.load_call(RDX, call_offset!(begin));
     g.a.imul_imm(RDX, RDX, dtype.size() as i32);
     g.a.alu(Alu::Sub, RCX, RDX);
@@ -126,7 +124,7 @@ fn add_row_values(g: &mut Gen<'_>, program: &mut StageProgram, fixed: bool) {
                 known.insert(v);
             }
             _ if fixed => {}
-            _ => g.refuse("a row stage of a column kernel"),
+            _ => g.refuse("a store in the row stage of a column kernel"),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! masks (AVX-512) or in memory; long bodies fold in memory from the beginning. The lanes of a leaf merge in straight-line code, vectors
 //! first and then the halves of one vector. Leaves merge in their own phase.
 
-use super::asm::{Alu, Cond, Isa, Mem, R11, RAX, RCX, RDI, RDX, Shift};
+use super::asm::{Alu, Cond, Isa, Mem, R11, RAX, RCX, RDX, Shift};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, Program, Slot, Step, What};
 use super::rows::{StageProgram, copies_for, loops, rest_loop, run_once};
@@ -54,11 +54,6 @@ impl Fold {
         }
     }
 
-    /// The lanes of a leaf.
-    pub fn lanes(&self) -> usize {
-        self.lanes
-    }
-
     /// All folds of a stage.
     fn of_stage(g: &Gen<'_>, stage: usize) -> Vec<Fold> {
         g.kernel.reductions_of(stage).map(|(i, _)| Fold::new(g, i)).collect()
@@ -93,17 +88,13 @@ pub(super) fn leaves(g: &mut Gen<'_>, stage: usize) {
     let again = g.a.here();
     g.a.load(RCX, end.mem());
     g.a.alu(Alu::Sub, RCX, RAX);
-    g.a.mov_imm(RDX, LEAF as i64);
-    g.a.alu(Alu::Cmp, RCX, RDX);
-    g.a.mov_if(Cond::Above, RCX, RDX);
+    g.limit_rcx(LEAF);
     g.a.store(len.mem(), RCX);
     g.a.alu(Alu::Add, RCX, RAX);
     g.a.store(leaf_end.mem(), RCX);
     // Where the leaf's state goes.
     for (component, slot) in &states {
-        g.load_call(RCX, call_offset!(state_stride));
-        g.a.imul_imm(RCX, RCX, *component as i32);
-        g.a.alu_mem(Alu::Add, RCX, Mem::at(RDI, call_offset!(states)));
+        g.load_component(call_offset!(states), *component);
         g.a.mov(RDX, RAX);
         g.a.shift(Shift::Right, RDX, LEAF.trailing_zeros() as u8);
         g.a.lea(RCX, Mem { base: RCX, index: Some((RDX, STATE_WORD.trailing_zeros() as u8)), disp: 0 });
@@ -302,10 +293,8 @@ fn carried_rest(
         a.alu(Alu::Sub, RCX, RAX);
         a.alu_imm(Alu::Sub, RCX, (copy * program.lanes) as i32);
         a.jump_if(Cond::LessEqual, done);
-        a.mov_imm(R11, program.lanes as i64);
-        a.alu(Alu::Cmp, RCX, R11);
-        a.mov_if(Cond::Above, RCX, R11);
-        a.store(rest.mem(), RCX);
+        body.g.limit_rcx(program.lanes);
+        body.g.a.store(rest.mem(), RCX);
         body.g.mask_below_rcx(LANE_MASK);
         body.emit_copy(copy);
     }
@@ -454,9 +443,7 @@ fn lane_counts(
 /// A slot with the integer in another one less a number, between 0 and 64.
 fn clamped(g: &mut Gen<'_>, from: Slot, less: i32) -> Slot {
     load_difference(g, from, less);
-    g.a.mov_imm(R11, 64);
-    g.a.alu(Alu::Cmp, RCX, R11);
-    g.a.mov_if(Cond::Above, RCX, R11);
+    g.limit_rcx(64);
     let to = g.word_slot();
     g.a.store(to.mem(), RCX);
     to
@@ -486,9 +473,7 @@ pub(super) fn merge_leaves(g: &mut Gen<'_>, stage: usize) {
             // Like the interpreter: empty minima are refused before they get here.
             let empty = fold.reducer.empty(fold.dtype).unwrap_or(Literal::from_bits(fold.dtype, 0));
             let component = fold.component + fold.reducer.result();
-            g.load_call(RCX, call_offset!(state_stride));
-            g.a.imul_imm(RCX, RCX, component as i32);
-            g.a.alu_mem(Alu::Add, RCX, Mem::at(RDI, call_offset!(states)));
+            g.load_component(call_offset!(states), component);
             g.a.mov_imm(RDX, empty.bits() as i64);
             g.a.store_int(Mem::at(RCX, 0), RDX, fold.dtype.size());
         }
@@ -509,9 +494,7 @@ pub(super) fn merge_leaves(g: &mut Gen<'_>, stage: usize) {
     g.a.store(left.mem(), RCX);
     let pair = g.a.here();
     for (component, [left_at, right_at]) in components.iter().zip(&places) {
-        g.load_call(RCX, call_offset!(state_stride));
-        g.a.imul_imm(RCX, RCX, *component as i32);
-        g.a.alu_mem(Alu::Add, RCX, Mem::at(RDI, call_offset!(states)));
+        g.load_component(call_offset!(states), *component);
         let scale = STATE_WORD.trailing_zeros() as u8;
         g.a.load(RDX, left.mem());
         g.a.lea(RCX, Mem { base: RCX, index: Some((RDX, scale)), disp: 0 });

@@ -153,9 +153,7 @@ pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot
     let again = body.g.a.here();
     body.g.a.load(RCX, end.mem());
     body.g.a.alu(Alu::Sub, RCX, RAX);
-    body.g.a.mov_imm(R11, i64::from(lanes));
-    body.g.a.alu(Alu::Cmp, RCX, R11);
-    body.g.a.mov_if(Cond::Above, RCX, R11);
+    body.g.limit_rcx(program.lanes);
     body.g.a.store(rest.mem(), RCX);
     if body.g.a.isa == Isa::Avx512 {
         body.g.mask_below_rcx(LANE_MASK);
@@ -376,9 +374,7 @@ impl StageProgram {
             }
             Inst::Reduced(n) if self.program.straight => {
                 let component = g.analysis.components[*n as usize] + kernel.reductions[*n as usize].reducer.result();
-                g.load_call(RCX, call_offset!(state_stride));
-                g.a.imul_imm(RCX, RCX, component as i32);
-                g.a.alu_mem(Alu::Add, RCX, Mem::at(RDI, call_offset!(states)));
+                g.load_component(call_offset!(states), component);
                 let base = self.base(g);
                 let place = self.program.place(Place { base, step: Step::Fixed, dtype });
                 self.program.push(What::Load(place), dtype, &[])

@@ -48,6 +48,15 @@ pub struct Mode {
     pub shared: bool,
 }
 
+/// Every code on one thread.
+pub const EACH_CODE: [Mode; 5] = [
+    Mode { code: Code::Avx512, threads: 1, shared: false },
+    Mode { code: Code::Avx2, threads: 1, shared: false },
+    Mode { code: Code::Cranelift, threads: 1, shared: false },
+    Mode { code: Code::Scalar, threads: 1, shared: false },
+    Mode { code: Code::Baseline, threads: 1, shared: false },
+];
+
 /// The compilers of all modes.
 pub struct Compilers(Vec<(Code, Compiler)>);
 
