@@ -1,0 +1,15 @@
+//! The CUDA back end: a [`numfuse_core::kernel::Kernel`] becomes CUDA C, which NVRTC compiles for the device at hand.
+//! The results have the bits of [`numfuse_core::interp::run`].
+//!
+//! Three roles, each of which tests can swap: [`emit`] (kernel to text, pure), the compiler (text to machine code of a device,
+//! kept on disk), and the driver (memory, streams, launches). The workspace builds with no CUDA installed: libraries
+//! are loaded when they are first needed, and one that is missing is an error, never a panic.
+//!
+//! In reading order: [`emit`] (kernel to CUDA C, and what a launch of it is), `nvrtc` (compiling), `cache` (machine code on
+//! disk), `driver` (the device).
+#![deny(unsafe_code)]
+
+pub mod emit;
+mod error;
+
+pub use error::Error;
