@@ -5,11 +5,15 @@
 //! kept on disk), and the driver (memory, streams, launches). The workspace builds with no CUDA installed: libraries
 //! are loaded when they are first needed, and one that is missing is an error, never a panic.
 //!
-//! In reading order: [`emit`] (kernel to CUDA C, and what a launch of it is), `nvrtc` (compiling), `cache` (machine code on
+//! In reading order: [`emit`] (kernel to CUDA C, and what a launch of it is), [`nvrtc`] (compiling), [`cache`] (machine code on
 //! disk), `driver` (the device).
 #![deny(unsafe_code)]
 
+pub mod cache;
 pub mod emit;
 mod error;
+pub mod nvrtc;
 
+pub use cache::Cache;
 pub use error::Error;
+pub use nvrtc::{Arch, Compiler};
