@@ -50,6 +50,12 @@ pub enum Error {
         /// The name and the text of the error.
         reason: String,
     },
+    /// This process is a child of one that uses CUDA, made by `fork` alone.
+    #[error(
+        "CUDA does not work in a forked child of a process that uses it: start the child anew (in Python, the start method \
+         \"spawn\" of multiprocessing does)"
+    )]
+    Forked,
     /// A bug in numfuse: the kernel does not verify, or the launch does not fit it.
     #[error("internal error in the CUDA back end: {0}")]
     Internal(String),

@@ -6,14 +6,17 @@
 //! are loaded when they are first needed, and one that is missing is an error, never a panic.
 //!
 //! In reading order: [`emit`] (kernel to CUDA C, and what a launch of it is), [`nvrtc`] (compiling), [`cache`] (machine code on
-//! disk), `driver` (the device).
+//! disk), [`driver`] (the device).
 #![deny(unsafe_code)]
 
 pub mod cache;
+#[allow(unsafe_code, reason = "the driver is a C library")]
+pub mod driver;
 pub mod emit;
 mod error;
 pub mod nvrtc;
 
 pub use cache::Cache;
+pub use driver::{Device, Driver};
 pub use error::Error;
 pub use nvrtc::{Arch, Compiler};
