@@ -2,6 +2,7 @@
 //! `numfuse_core` alone, so that the unit tests of the code generators include it too.
 
 use numfuse_core::dtype::DType;
+use numfuse_core::interp::{self, Bytes, Memory};
 use numfuse_core::kernel::{Builder, Kernel, Level, Nest, Prim, Reducer, Role, StageKind, Value, verify};
 use numfuse_core::launch::{Launch, Layout, Sizes, for_each_index};
 use numfuse_core::literal::Literal;
@@ -190,6 +191,68 @@ impl Case {
         for (operand, access) in self.kernel.operands.iter_mut().zip(accesses) {
             operand.access = access;
         }
+    }
+
+    /// What the interpreter leaves in memory.
+    pub fn interpret(&self) -> Vec<Block> {
+        let mut after = self.memory.clone();
+        let mut memory: Vec<Memory<'_>> = after
+            .iter_mut()
+            .zip(&self.kernel.operands)
+            .map(|(block, operand)| Memory {
+                offset: block.offset,
+                bytes: match operand.role {
+                    Role::In => Bytes::In(&block.bytes),
+                    Role::Out => Bytes::Out(&mut block.bytes),
+                },
+            })
+            .collect();
+        interp::run(&self.kernel, &self.launch, &mut memory, &self.params);
+        drop(memory);
+        after
+    }
+
+    /// Compares the back end's memory with the interpreter's.
+    pub fn compare(&self, want: &[Block], got: &[Block]) -> Result<(), String> {
+        let (mut want, mut got) = (want.to_vec(), got.to_vec());
+        for (n, operand) in self.kernel.operands.iter().enumerate() {
+            if operand.role == Role::Out {
+                let size = operand.dtype.size();
+                let layout = &self.launch.layouts[n];
+                let sizes: Vec<usize> =
+                    self.launch.outer.iter().chain(&self.launch.reduced).chain(&self.launch.inner).copied().collect();
+                let strides: Vec<isize> =
+                    layout.outer.iter().chain(&layout.reduced).chain(&layout.inner).copied().collect();
+                let mut index = 0;
+                let mut wrong = None;
+                let mut place = |offsets: &[isize]| {
+                    let at = self.memory[n].offset.wrapping_add_signed(offsets[0]);
+                    let read = |block: &Block| {
+                        let mut word = [0; 8];
+                        word[..size].copy_from_slice(&block.bytes[at..at + size]);
+                        Literal::from_bits(operand.dtype, u64::from_le_bytes(word))
+                    };
+                    let (a, b) = (read(&want[n]), read(&got[n]));
+                    let both_nan = operand.dtype.is_float() && a.as_f64().is_nan() && b.as_f64().is_nan();
+                    if a != b && !both_nan && wrong.is_none() {
+                        wrong = Some(format!("operand {n}, element {index}: interpreter {a:?}, compiled {b:?}"));
+                    }
+                    if both_nan {
+                        got[n].bytes[at..at + size].fill(0);
+                        want[n].bytes[at..at + size].fill(0);
+                    }
+                    index += 1;
+                };
+                for_each_index(&sizes, &[&strides], &mut place);
+                if let Some(wrong) = wrong {
+                    return Err(wrong);
+                }
+            }
+            if let Some(at) = (0..want[n].bytes.len()).find(|at| want[n].bytes[*at] != got[n].bytes[*at]) {
+                return Err(format!("operand {n}: byte {at} differs, outside of every element"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -488,8 +551,15 @@ fn sizes(rng: &mut Rng, rank: usize, last: &[usize]) -> Sizes {
     (0..rank).map(|i| if i + 1 == rank { rng.pick(last) } else { rng.pick(&[1, 2, 3, 1, 2, 5]) }).collect()
 }
 
-/// Strides of an operand over all its dimensions, and the bytes and the origin that they need.
-fn place(rng: &mut Rng, sizes: &[usize], varies: &[bool], size: usize, output: bool) -> (Vec<isize>, usize, usize) {
+/// Strides of an operand over all its dimensions, and the bytes and the origin that they need. `unit` is what strides and
+/// the origin are multiples of.
+fn place(
+    rng: &mut Rng,
+    sizes: &[usize],
+    varies: &[bool],
+    (size, unit): (usize, usize),
+    output: bool,
+) -> (Vec<isize>, usize, usize) {
     let style = rng.below(6);
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     if style == 1 {
@@ -501,7 +571,7 @@ fn place(rng: &mut Rng, sizes: &[usize], varies: &[bool], size: usize, output: b
     let mut strides = vec![0isize; sizes.len()];
     let mut step = match style {
         2 => size * (1 + rng.below(3)),
-        3 => size + rng.below(5),
+        3 => (size + rng.below(5)).next_multiple_of(unit),
         _ => size,
     } as isize;
     for d in order.into_iter().rev() {
@@ -522,13 +592,22 @@ fn place(rng: &mut Rng, sizes: &[usize], varies: &[bool], size: usize, output: b
             .map(|(s, n)| if s * sign > 0 { s.unsigned_abs() * n.saturating_sub(1) } else { 0 })
             .sum()
     };
-    let before = reach(-1) + rng.below(4);
+    let before = reach(-1) + rng.below(4) * unit;
     let len = before + reach(1) + size + rng.below(20);
     (strides, len, before)
 }
 
-/// A random kernel with a launch and memory for it.
+/// A random kernel with a launch and memory for it, in which elements lie at any byte.
 pub fn random_case(rng: &mut Rng, columns: bool) -> Case {
+    case_of(rng, columns, |_| 1)
+}
+
+/// A random kernel with a launch and memory for it, in which elements lie at multiples of their size.
+pub fn random_aligned_case(rng: &mut Rng, columns: bool) -> Case {
+    case_of(rng, columns, |size| size)
+}
+
+fn case_of(rng: &mut Rng, columns: bool, unit: fn(usize) -> usize) -> Case {
     let palette: Vec<DType> = match rng.below(4) {
         0 => vec![DType::F64, DType::F64, DType::F64, DType::Bool],
         1 => vec![DType::F32, DType::F32, DType::I32],
@@ -584,7 +663,7 @@ pub fn random_case(rng: &mut Rng, columns: bool) -> Case {
             .collect();
         let size = operand.dtype.size();
         let output = operand.role == Role::Out;
-        let (strides, len, offset) = place(rng, &all, &varies, size, output);
+        let (strides, len, offset) = place(rng, &all, &varies, (size, unit(size)), output);
         let mut bytes = vec![0xa5; len];
         if !output {
             for_each_index(&all, &[&strides], |at| {

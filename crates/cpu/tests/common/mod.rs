@@ -4,10 +4,6 @@
 mod kernels;
 
 pub use kernels::*;
-use numfuse_core::interp::{self, Bytes, Memory};
-use numfuse_core::kernel::Role;
-use numfuse_core::launch::for_each_index;
-use numfuse_core::literal::Literal;
 use numfuse_cpu::{Compiler, Options, RunOptions, Tier};
 use std::sync::atomic::AtomicBool;
 
@@ -72,25 +68,6 @@ impl Compilers {
 }
 
 impl Case {
-    /// What the interpreter leaves in memory.
-    pub fn interpret(&self) -> Vec<Block> {
-        let mut after = self.memory.clone();
-        let mut memory: Vec<Memory<'_>> = after
-            .iter_mut()
-            .zip(&self.kernel.operands)
-            .map(|(block, operand)| Memory {
-                offset: block.offset,
-                bytes: match operand.role {
-                    Role::In => Bytes::In(&block.bytes),
-                    Role::Out => Bytes::Out(&mut block.bytes),
-                },
-            })
-            .collect();
-        interp::run(&self.kernel, &self.launch, &mut memory, &self.params);
-        drop(memory);
-        after
-    }
-
     /// What the back end leaves in memory.
     pub fn execute(&self, compilers: &Compilers, mode: Mode) -> Vec<Block> {
         let mut after = self.memory.clone();
@@ -106,49 +83,6 @@ impl Case {
         // SAFETY: each block covers what the launch reaches in it; blocks are separate allocations.
         unsafe { compiled.run(&self.launch, &pointers, &params, &options) }.unwrap_or_else(|e| panic!("{e}"));
         after
-    }
-
-    /// Compares the back end's memory with the interpreter's.
-    pub fn compare(&self, want: &[Block], got: &[Block]) -> Result<(), String> {
-        let (mut want, mut got) = (want.to_vec(), got.to_vec());
-        for (n, operand) in self.kernel.operands.iter().enumerate() {
-            if operand.role == Role::Out {
-                let size = operand.dtype.size();
-                let layout = &self.launch.layouts[n];
-                let sizes: Vec<usize> =
-                    self.launch.outer.iter().chain(&self.launch.reduced).chain(&self.launch.inner).copied().collect();
-                let strides: Vec<isize> =
-                    layout.outer.iter().chain(&layout.reduced).chain(&layout.inner).copied().collect();
-                let mut index = 0;
-                let mut wrong = None;
-                let mut place = |offsets: &[isize]| {
-                    let at = self.memory[n].offset.wrapping_add_signed(offsets[0]);
-                    let read = |block: &Block| {
-                        let mut word = [0; 8];
-                        word[..size].copy_from_slice(&block.bytes[at..at + size]);
-                        Literal::from_bits(operand.dtype, u64::from_le_bytes(word))
-                    };
-                    let (a, b) = (read(&want[n]), read(&got[n]));
-                    let both_nan = operand.dtype.is_float() && a.as_f64().is_nan() && b.as_f64().is_nan();
-                    if a != b && !both_nan && wrong.is_none() {
-                        wrong = Some(format!("operand {n}, element {index}: interpreter {a:?}, compiled {b:?}"));
-                    }
-                    if both_nan {
-                        got[n].bytes[at..at + size].fill(0);
-                        want[n].bytes[at..at + size].fill(0);
-                    }
-                    index += 1;
-                };
-                for_each_index(&sizes, &[&strides], &mut place);
-                if let Some(wrong) = wrong {
-                    return Err(wrong);
-                }
-            }
-            if let Some(at) = (0..want[n].bytes.len()).find(|at| want[n].bytes[*at] != got[n].bytes[*at]) {
-                return Err(format!("operand {n}: byte {at} differs, outside of every element"));
-            }
-        }
-        Ok(())
     }
 
     /// Runs and compares; panics with the kernel and the launch if they differ.
