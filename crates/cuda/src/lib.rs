@@ -6,7 +6,7 @@
 //! are loaded when they are first needed, and one that is missing is an error, never a panic.
 //!
 //! In reading order: [`emit`] (kernel to CUDA C, and what a launch of it is), [`nvrtc`] (compiling), [`cache`] (machine code on
-//! disk), [`driver`] (the device).
+//! disk), [`driver`] (the device), [`Backend`] (kernels on it).
 #![deny(unsafe_code)]
 
 pub mod cache;
@@ -14,9 +14,12 @@ pub mod cache;
 pub mod driver;
 pub mod emit;
 mod error;
+#[allow(unsafe_code, reason = "kernels are launched on memory that the caller vouches for")]
+mod launch;
 pub mod nvrtc;
 
 pub use cache::Cache;
 pub use driver::{Device, Driver};
 pub use error::Error;
+pub use launch::{Backend, Prepared};
 pub use nvrtc::{Arch, Compiler};

@@ -27,6 +27,7 @@ const UNSAFE: &[&str] = &[
     "crates/cpu/src/jit",
     "crates/cpu/src/launch",
     "crates/cuda/src/driver",
+    "crates/cuda/src/launch",
     "crates/cuda/src/nvrtc",
     "crates/numfuse/src/view",
     "crates/python/src/raw",
