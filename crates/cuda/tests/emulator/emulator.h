@@ -1,8 +1,9 @@
 // The emulator's C interface: CUDA kernels on the CPU, for tests on machines without a GPU.
 //
 // A kernel's text is compiled as C++ behind cuda.h, which gives CUDA's names a meaning, into a shared library. Each entry
-// of the text becomes one exported `EmulatorEntry`. `runtime.cpp` runs entries; `runner.cpp` is a program that does so
-// for a file of jobs; anything else that links `runtime.cpp` may as well.
+// of the text becomes one exported `EmulatorEntry`. The run time, which runs entries, is one shared library
+// (runtime.cpp and race.cpp); the libraries of texts are linked with it, and so is whoever launches: `runner.cpp`, a
+// program that does so for a file of jobs, or a stand-in for a driver. A second copy of it in a process does not work.
 //
 // One host thread runs everything: the blocks of a launch one after another, and each thread of a block as a fiber. The
 // order of both is random, and repeats with the seed. Calls from several host threads have to be serialized by the caller.
@@ -32,6 +33,7 @@ typedef struct EmulatorIndex {
 enum {
     EMULATOR_MAX_THREADS = 1024,
     EMULATOR_MAX_SHARED = 227 * 1024,
+    EMULATOR_MAX_STATIC_SHARED = 48 * 1024,
     EMULATOR_MAX_GRID_YZ = 65535,
 };
 
