@@ -42,6 +42,73 @@ pub struct RunOptions<'a> {
     pub cancel: &'a AtomicBool,
 }
 
+/// Who takes part in some work.
+#[derive(Clone, Copy, Debug)]
+struct Team {
+    /// At most so many threads, the caller included.
+    threads: usize,
+    /// So many of them may have to be woken.
+    wakes: usize,
+}
+
+impl Team {
+    const ALONE: Team = Team { threads: 1, wakes: 0 };
+
+    /// How many nanoseconds of work a chunk should be: so that there are as many chunks for each thread, a few of them,
+    /// for who is done first to have something to take over.
+    fn chunk(self, cost: f64) -> f64 {
+        let share = cost / self.threads as f64;
+        let chunks = (share / CHUNK.0).floor().clamp(1.0, 4.0).max((share / CHUNK.1).ceil());
+        share / chunks
+    }
+}
+
+impl RunOptions<'_> {
+    /// Who takes part in work of so many nanoseconds.
+    fn team(&self, cost: f64) -> Team {
+        let is_small = cost < SHARE_FROM.1;
+        if self.threads <= 1 || cost < SHARE_FROM.0 || (is_small && !pool::is_anyone_awake()) {
+            return Team::ALONE;
+        }
+        let worth = |least: f64| (cost / least) as usize;
+        let wakes = if is_small { 0 } else { worth(WORTH.1) };
+        Team { threads: self.threads.min(worth(WORTH.0).max(1)), wakes }
+    }
+
+    /// Runs chunks on the threads of a team, until one fails or the run is cancelled.
+    fn share(&self, chunks: usize, team: Team, run: impl Fn(usize) -> Result<(), Error> + Sync) -> Result<(), Error> {
+        let cancel = self.cancel;
+        if team.threads <= 1 || chunks <= 1 {
+            for chunk in 0..chunks {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(Error::Cancelled);
+                }
+                run(chunk)?;
+            }
+            return Ok(());
+        }
+        let failed = AtomicBool::new(false);
+        let failure = std::sync::Mutex::new(None);
+        pool::for_each_chunk(chunks, team, &|chunk| {
+            if failed.load(Ordering::Relaxed) {
+                return;
+            }
+            let result = if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { run(chunk) };
+            if let Err(error) = result {
+                failed.store(true, Ordering::Relaxed);
+                if let Ok(mut failure) = failure.lock() {
+                    *failure = Some(error);
+                }
+            }
+        });
+        match failure.into_inner() {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) => Err(error),
+            Err(_) => Err(Error::Internal("a worker panicked".into())),
+        }
+    }
+}
+
 impl Default for RunOptions<'_> {
     /// All cores, and no way to cancel.
     fn default() -> Self {
@@ -75,10 +142,16 @@ struct StageInfo {
     operands: SmallVec<[u32; 4]>,
 }
 
-/// Work below this many nanoseconds is not shared out.
-const SHARE_FROM: f64 = 20_000.0;
+/// Work of fewer nanoseconds than the first is not shared out; of fewer than the second only with helpers that are awake.
+const SHARE_FROM: (f64, f64) = (6_000.0, 20_000.0);
+/// The nanoseconds of work for which it pays to have one more thread take part, and to wake one.
+const WORTH: (f64, f64) = (2_500.0, 20_000.0);
 /// The nanoseconds of work that a chunk should be, at least and at most.
-const CHUNK: (f64, f64) = (10_000.0, 250_000.0);
+const CHUNK: (f64, f64) = (4_000.0, 100_000.0);
+/// A row of more nanoseconds is run loop by loop: among few rows if they are shared out, and in any case.
+const LONG_ROW: (f64, f64) = (20_000.0, 1_000_000.0);
+/// Work of more nanoseconds is cut even on one thread, to look now and then whether it is cancelled.
+const ONE_PIECE: f64 = 1_000_000.0;
 /// Rows and inner elements of a block with transposed operands.
 const TILE: usize = 128;
 /// Elements of a leaf of rows.
@@ -109,6 +182,8 @@ struct Form {
 /// A run that is one call of the compiled function, on the calling thread and without memory of its own: small work.
 #[derive(Debug)]
 struct Direct {
+    /// True if it is worth sharing out, should there be helpers that are awake.
+    may_share: bool,
     /// Byte strides of each operand along the rows and along the inner dimension.
     strides: SmallVec<[(isize, isize); DIRECT_OPERANDS]>,
     room: Room,
@@ -217,7 +292,9 @@ impl Compiled {
         if options.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
-        if let Some(direct) = &form.direct {
+        if let Some(direct) = &form.direct
+            && !(direct.may_share && options.threads > 1 && pool::is_anyone_awake())
+        {
             // SAFETY: the caller's promise.
             unsafe { self.run_direct(form, direct, pointers, params) };
             return Ok(());
@@ -256,19 +333,22 @@ impl Compiled {
     fn form(&self, launch: &Launch) -> Result<Form, Error> {
         self.check(launch)?;
         let (rows, inner) = (launch.rows(), launch.inner_len());
+        let cost = self.row_cost(inner) * rows as f64;
         let simple = self.nest == Nest::Rows
             && rows > 0
             && launch.outer.len() <= 1
             && launch.inner.len() <= 1
             && self.operands.len() <= DIRECT_OPERANDS
-            && self.row_cost(inner) * rows as f64 <= SHARE_FROM
+            && cost < SHARE_FROM.1
             && !(self.analysis.splittable && tile(launch, inner) < inner);
         let room = if simple { Some(Room::new(&self.analysis, inner)?) } else { None };
         let strides =
             |layout: &Layout| (layout.outer.last().copied().unwrap_or(0), layout.inner.last().copied().unwrap_or(0));
-        let direct = room
-            .filter(|room| room.bytes <= 8 * INLINE_WORDS)
-            .map(|room| Direct { strides: launch.layouts.iter().map(strides).collect(), room });
+        let direct = room.filter(|room| room.bytes <= 8 * INLINE_WORDS).map(|room| Direct {
+            may_share: cost >= SHARE_FROM.0,
+            strides: launch.layouts.iter().map(strides).collect(),
+            room,
+        });
         Ok(Form { rows, inner, direct })
     }
 
@@ -380,37 +460,43 @@ fn tile(launch: &Launch, inner: usize) -> usize {
     if transposed { inner.min(TILE) } else { inner }
 }
 
+/// The smallest number that is at least as large, and not 0; what was rounded up is not rounded up again.
+fn at_least(x: f64) -> usize {
+    ((x - 1e-6).ceil() as usize).max(1)
+}
+
 impl Run<'_> {
     fn rows(&self, rows: usize) -> Result<(), Error> {
         let compiled = self.compiled;
         let row_cost = compiled.row_cost(self.inner);
         let cost = row_cost * rows as f64;
-        let threads = if cost < SHARE_FROM { 1 } else { self.options.threads.max(1) };
-        let chunk_cost = (cost / (threads * 4) as f64).clamp(CHUNK.0, CHUNK.1);
-        let long = row_cost > 4.0 * CHUNK.1 || (threads > 1 && rows < 4 * threads && row_cost > 2.0 * CHUNK.0);
+        let team = self.options.team(cost);
+        let threads = team.threads;
+        let chunk_cost = team.chunk(cost);
+        let long = row_cost > LONG_ROW.1 || (threads > 1 && rows < 4 * threads && row_cost > LONG_ROW.0);
         let packs = self.launch.inner.len() > 1;
         if !packs && compiled.analysis.splittable {
             let tile = tile(self.launch, self.inner);
-            if cost <= 4.0 * CHUNK.1 && threads == 1 && tile >= self.inner {
+            if cost <= ONE_PIECE && threads == 1 && tile >= self.inner {
                 return self.whole_rows(0, rows, (0, self.inner));
             }
             if tile < self.inner {
                 // Transposed operands: blocks of rows, tile by tile.
                 let block = rows.min(TILE);
                 let tiles = self.inner.div_ceil(tile);
-                return self.share(rows.div_ceil(block) * tiles, threads, |chunk| {
+                return self.share(rows.div_ceil(block) * tiles, team, |chunk| {
                     let (first, begin) = (chunk / tiles * block, chunk % tiles * tile);
                     self.whole_rows(first, (first + block).min(rows), (begin, (begin + tile).min(self.inner)))
                 });
             }
             // Chunks are rectangles: some rows by some inner elements, cut at a multiple of every lane count.
-            let pieces = (row_cost / chunk_cost).ceil().max(1.0) as usize;
+            let pieces = at_least(row_cost / chunk_cost);
             let piece = self.inner.div_ceil(pieces).next_multiple_of(256);
             let pieces = self.inner.div_ceil(piece).max(1);
-            let block = ((chunk_cost * pieces as f64 / cost * rows as f64) as usize).clamp(1, rows);
+            let block = at_least(chunk_cost * pieces as f64 / row_cost).min(rows);
             let block = if pieces > 1 { 1 } else { block };
             let blocks = rows.div_ceil(block);
-            return self.share(blocks * pieces, threads, |chunk| {
+            return self.share(blocks * pieces, team, |chunk| {
                 let (block_index, piece_index) = (chunk / pieces, chunk % pieces);
                 let first = block_index * block;
                 let begin = piece_index * piece;
@@ -419,55 +505,22 @@ impl Run<'_> {
         }
         if packs || long {
             if rows >= 4 * threads || threads == 1 {
-                return self.share(rows, threads, |row| self.staged_row(row, 1, chunk_cost));
+                return self.share(rows, team, |row| self.staged_row(row, Team::ALONE, chunk_cost));
             }
-            return (0..rows).try_for_each(|row| self.staged_row(row, threads, chunk_cost));
+            return (0..rows).try_for_each(|row| self.staged_row(row, team, chunk_cost));
         }
-        if cost <= 4.0 * CHUNK.1 && threads == 1 {
+        if cost <= ONE_PIECE && threads == 1 {
             return self.whole_rows(0, rows, (0, self.inner));
         }
-        let block = ((chunk_cost / row_cost) as usize).clamp(1, rows);
-        self.share(rows.div_ceil(block), threads, |chunk| {
+        let block = at_least(chunk_cost / row_cost).min(rows);
+        self.share(rows.div_ceil(block), team, |chunk| {
             self.whole_rows(chunk * block, (chunk * block + block).min(rows), (0, self.inner))
         })
     }
 
-    /// Runs chunks on some threads, until one fails or the run is cancelled.
-    fn share(
-        &self,
-        chunks: usize,
-        threads: usize,
-        run: impl Fn(usize) -> Result<(), Error> + Sync,
-    ) -> Result<(), Error> {
-        let cancel = self.options.cancel;
-        if threads <= 1 || chunks <= 1 {
-            for chunk in 0..chunks {
-                if cancel.load(Ordering::Relaxed) {
-                    return Err(Error::Cancelled);
-                }
-                run(chunk)?;
-            }
-            return Ok(());
-        }
-        let failed = AtomicBool::new(false);
-        let failure = std::sync::Mutex::new(None);
-        pool::for_each_chunk(chunks, threads, &|chunk| {
-            if failed.load(Ordering::Relaxed) {
-                return;
-            }
-            let result = if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { run(chunk) };
-            if let Err(error) = result {
-                failed.store(true, Ordering::Relaxed);
-                if let Ok(mut failure) = failure.lock() {
-                    *failure = Some(error);
-                }
-            }
-        });
-        match failure.into_inner() {
-            Ok(None) => Ok(()),
-            Ok(Some(error)) => Err(error),
-            Err(_) => Err(Error::Internal("a worker panicked".into())),
-        }
+    /// Runs chunks on the threads of a team, until one fails or the run is cancelled.
+    fn share(&self, chunks: usize, team: Team, run: impl Fn(usize) -> Result<(), Error> + Sync) -> Result<(), Error> {
+        self.options.share(chunks, team, run)
     }
 
     /// The operands at an outer index (all but the last dimension fixed); rows step along the last one.

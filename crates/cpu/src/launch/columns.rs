@@ -5,7 +5,7 @@
 //! a stack until their neighbour of the same size is finished; groups are folded by different threads and joined level
 //! by level.
 
-use super::{AlignedBuffer, BUFFERS, CHUNK, Run, SHARE_FROM, SharedCall, Workspace, invoke};
+use super::{AlignedBuffer, BUFFERS, CHUNK, Run, SharedCall, Workspace, invoke};
 use crate::Error;
 use crate::clif::Call;
 use numfuse_core::kernel::Nest;
@@ -61,7 +61,8 @@ impl Run<'_> {
             return Ok(());
         }
         let cost = self.compiled.cost * (columns as f64) * (reduced as f64 + 1.0) * outer as f64;
-        let threads = if cost < SHARE_FROM { 1 } else { self.options.threads.max(1) };
+        let team = self.options.team(cost);
+        let threads = team.threads;
         // Tiles are narrower if that gives every thread one, but not narrower than a few cache lines.
         let mut width = TILE;
         while threads > 1 && width > 64 && outer * columns.div_ceil(width) < 2 * threads {
@@ -80,7 +81,7 @@ impl Run<'_> {
             (row, tile * width, ((tile + 1) * width).min(columns))
         };
         if threads == 1 || leaves <= group {
-            return self.share(units, threads, |unit| {
+            return self.share(units, team, |unit| {
                 let (row, begin, end) = tile(unit);
                 self.with_tile(row, begin, end, |tile| {
                     let blocks = tile.stack(leaves)?;
@@ -97,7 +98,7 @@ impl Run<'_> {
                 let groups = leaves.div_ceil(group);
                 let joined = Blocks::new(self, end - begin, groups)?;
                 let at = |index: usize| Address(joined.at(index));
-                self.share(groups, threads, |index| {
+                self.share(groups, team, |index| {
                     let (first, last) = (index * group, ((index + 1) * group).min(leaves));
                     let blocks = tile.stack(last - first)?;
                     tile.fold(first, last, &blocks)?;

@@ -1,249 +1,376 @@
-//! Runs chunks of one job on several threads. The caller takes part: helpers and caller claim chunks from one counter,
-//! and the caller never waits for a helper that has claimed nothing, so a job is hardly ever slower than serial.
+//! Runs chunks of one job on several threads, and keeps the threads.
 //!
-//! Helpers run in a rayon pool of our own. It is made when the first job needs it and belongs to the process that made
-//! it: a forked child has none of its threads, so it forgets the pool and makes another. A pool that cannot be made
-//! leaves the work to the caller.
+//! Chunks are dealt out in *shares*, contiguous ones, one for each thread that may take part. Whoever takes part begins
+//! with the same share each time, so that a job that is repeated finds in each core's cache what it left there, and goes
+//! on with what is left of the others' shares. The caller takes part, and never waits for a helper that has not begun, so
+//! a job is hardly ever slower than serial.
 //!
-//! To wake a thread takes longer than a small job does, so a helper that has nothing left to do lingers: for some
-//! microseconds it looks at a board where the next job is posted, before it goes back to the pool and sleeps. A post is an
-//! offer and no more: whether none, one or several helpers see it, the job is done, by the caller if need be.
+//! To wake a thread takes longer than a small job does. So a helper lingers: after its last job it looks for another one
+//! for some microseconds before it sleeps. Small jobs are offered to those that linger, large ones wake those that sleep;
+//! and small ones that follow each other closely wake one for those to come ([`is_anyone_awake`]).
+//!
+//! A pool belongs to the process that made it: a forked child has none of its threads, so it forgets the pool and makes
+//! another. A thread that cannot be made leaves its share to the others.
+//!
+//! Invariants: a [`Job`] is on its caller's stack, and who has its address but the caller are helpers to which it was
+//! offered: the caller leaves only when each offer was withdrawn, or served to its end. A process that asks for nothing
+//! comes to rest within [`LINGER`].
 
+use super::Team;
+use super::fork::forks;
+use smallvec::SmallVec;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// How long a helper lingers after its last chunk.
+/// How long a helper lingers: some times as long as it takes to wake it.
 const LINGER: Duration = Duration::from_micros(50);
 
-/// A job of `total` chunks.
-struct Job {
+/// So many small jobs in a row, each within [`LINGER`] of the one before it, wake a helper for the next one.
+const CLOSE_JOBS: u64 = 3;
+
+/// How often a caller looks whether helpers have finished before it sleeps.
+const LOOKS: usize = 2000;
+
+/// Consecutive chunks: those that one thread begins with. On a cache line of its own.
+#[repr(align(64))]
+struct Share {
     next: AtomicUsize,
-    finished: AtomicUsize,
-    total: usize,
-    /// How many more helpers may take part.
-    places: AtomicUsize,
-    /// Set before the caller sleeps.
-    sleeping: AtomicBool,
-    caller: Thread,
-    /// The closure, by address. Valid until `finished == total`, that is as long as a chunk can be claimed or runs.
-    run: *const (dyn Fn(usize) + Sync),
+    end: usize,
 }
 
-// SAFETY: `run` is `Sync`, and is called only while the caller waits for claimed chunks to finish.
-unsafe impl Send for Job {}
-// SAFETY: as above.
-unsafe impl Sync for Job {}
+/// What helpers need to take part.
+struct Job<'a> {
+    shares: &'a [Share],
+    run: &'a (dyn Fn(usize) + Sync),
+    /// How many offers are neither withdrawn nor served; with [`SLEEPING`] once the caller waits for the last of them.
+    offers: AtomicUsize,
+    caller: Thread,
+    /// Set by a helper whose chunk panicked.
+    panicked: AtomicBool,
+}
 
-impl Job {
-    /// Takes part as a helper, if one more may. Returns whether there was anything to do.
-    fn help(&self) -> bool {
-        let one_less = |places: usize| places.checked_sub(1);
-        self.next.load(Ordering::Relaxed) < self.total
-            && self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
-            && {
-                self.work();
-                true
+const SLEEPING: usize = 1 << (usize::BITS - 1);
+
+impl Job<'_> {
+    /// Runs chunks as long as there are any, those of one share first; `between` is called before each.
+    fn work(&self, first: usize, mut between: impl FnMut()) {
+        let (before, from) = self.shares.split_at(first % self.shares.len());
+        for share in from.iter().chain(before) {
+            while share.next.load(Ordering::Relaxed) < share.end {
+                let chunk = share.next.fetch_add(1, Ordering::Relaxed);
+                if chunk < share.end {
+                    between();
+                    (self.run)(chunk);
+                }
             }
+        }
     }
 
-    fn work(&self) {
+    /// Leaves nothing to be begun.
+    fn give_up(&self) {
+        for share in self.shares {
+            share.next.store(share.end, Ordering::Relaxed);
+        }
+    }
+
+    /// An offer has been served. The job may be gone after this.
+    fn served(&self) {
+        let mut offers = self.offers.load(Ordering::Relaxed);
         loop {
-            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= self.total {
+            // Whoever waits has to be known before this says that he need not wait any more.
+            let caller = (offers == SLEEPING + 1).then(|| self.caller.clone());
+            match self.offers.compare_exchange(offers, offers - 1, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => {
+                    if let Some(caller) = caller {
+                        caller.unpark();
+                    }
+                    return;
+                }
+                Err(changed) => offers = changed,
+            }
+        }
+    }
+
+    /// Waits until each offer that was not withdrawn has been served.
+    fn wait(&self) {
+        for _ in 0..LOOKS {
+            if self.offers.load(Ordering::Acquire) == 0 {
                 return;
             }
-            // A panic must not leave the caller waiting.
-            let done = Done(self);
-            // SAFETY: this chunk is claimed and not finished, so the caller still waits and the closure is alive.
-            unsafe { (*self.run)(chunk) };
-            drop(done);
+            std::hint::spin_loop();
+        }
+        let mut offers = self.offers.fetch_or(SLEEPING, Ordering::AcqRel) | SLEEPING;
+        while offers != SLEEPING {
+            std::thread::park();
+            offers = self.offers.load(Ordering::Acquire);
         }
     }
 }
 
-struct Done<'a>(&'a Job);
+/// A thread that helps, or that will be made when it is needed first.
+#[repr(align(128))]
+struct Helper {
+    /// What it does, [`ASLEEP`], [`AWAKE`] or [`BUSY`]; or the address of a job that it is offered.
+    desk: AtomicPtr<()>,
+    is_made: AtomicBool,
+    thread: OnceLock<Thread>,
+}
 
-impl Drop for Done<'_> {
+/// On a helper's desk: it sleeps, or there is none yet.
+const ASLEEP: *mut () = std::ptr::null_mut();
+/// It lingers.
+const AWAKE: *mut () = std::ptr::without_provenance_mut(1);
+/// It works.
+const BUSY: *mut () = std::ptr::without_provenance_mut(2);
+
+impl Helper {
+    const fn new() -> Helper {
+        Helper { desk: AtomicPtr::new(ASLEEP), is_made: AtomicBool::new(false), thread: OnceLock::new() }
+    }
+
+    /// The thread; none if it cannot be made, or someone is making it at the moment.
+    fn thread(&'static self, index: usize, linger: Duration) -> Option<&'static Thread> {
+        if self.thread.get().is_none() && !self.is_made.swap(true, Ordering::Relaxed) {
+            let builder = std::thread::Builder::new().name(format!("numfuse-{index}"));
+            match builder.spawn(move || self.serve(index + 1, linger)) {
+                Ok(made) => drop(self.thread.set(made.thread().clone())),
+                Err(_) => self.is_made.store(false, Ordering::Relaxed),
+            }
+        }
+        self.thread.get()
+    }
+
+    /// What the thread does: it begins with this share of each job.
+    fn serve(&self, share: usize, linger: Duration) {
+        let change = |from, to| self.desk.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        loop {
+            if self.desk.load(Ordering::Acquire) == ASLEEP {
+                std::thread::park();
+                // Perhaps for nothing but to be there for the next job.
+                change(ASLEEP, AWAKE);
+            }
+            let mut end = Instant::now() + linger;
+            loop {
+                let offer = self.desk.load(Ordering::Acquire);
+                if offer == AWAKE {
+                    if Instant::now() >= end && change(AWAKE, ASLEEP) {
+                        break;
+                    }
+                    for _ in 0..16 {
+                        if self.desk.load(Ordering::Relaxed) != AWAKE {
+                            break;
+                        }
+                        std::hint::spin_loop();
+                    }
+                    continue;
+                }
+                if offer == ASLEEP {
+                    // A job was offered and withdrawn while it slept.
+                    change(ASLEEP, AWAKE);
+                    continue;
+                }
+                if !change(offer, BUSY) {
+                    continue;
+                }
+                // SAFETY: the address is that of a job that was offered and not withdrawn, so it is there until
+                // `served` has been called for it; lifetimes end there, too.
+                let job = unsafe { &*offer.cast::<Job<'_>>() };
+                if catch_unwind(AssertUnwindSafe(|| job.work(share, || {}))).is_err() {
+                    job.panicked.store(true, Ordering::Relaxed);
+                    job.give_up();
+                }
+                // In this order: the caller's next job finds a helper that is there.
+                self.desk.store(AWAKE, Ordering::Release);
+                job.served();
+                end = Instant::now() + linger;
+            }
+        }
+    }
+}
+
+/// A job with the helpers to which it is offered. Dropped, it withdraws the offers and waits for whoever has begun.
+struct Offered<'a> {
+    job: &'a Job<'a>,
+    /// The helpers, and what they did before.
+    to: SmallVec<[(&'static Helper, *mut ()); 8]>,
+    /// How many more may be woken.
+    wakes: usize,
+}
+
+impl Offered<'_> {
+    /// Offers the job to helpers, as long as so many are wanted: to those that are awake, and then to some that sleep.
+    fn offer(&mut self, pool: &'static Pool, wanted: usize) {
+        let address = std::ptr::from_ref(self.job).cast_mut().cast::<()>();
+        for state in [AWAKE, ASLEEP] {
+            for (index, helper) in pool.helpers.iter().enumerate() {
+                if self.to.len() >= wanted || (state == ASLEEP && self.wakes == 0) {
+                    return;
+                }
+                if helper.desk.load(Ordering::Relaxed) != state {
+                    continue;
+                }
+                let Some(thread) = helper.thread(index, pool.linger(index)) else { continue };
+                self.job.offers.fetch_add(1, Ordering::Relaxed);
+                if helper.desk.compare_exchange(state, address, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                    self.job.offers.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
+                if state == ASLEEP {
+                    thread.unpark();
+                    self.wakes -= 1;
+                }
+                self.to.push((helper, state));
+            }
+        }
+    }
+}
+
+impl Drop for Offered<'_> {
     fn drop(&mut self) {
-        if self.0.finished.fetch_add(1, Ordering::SeqCst) + 1 == self.0.total && self.0.sleeping.load(Ordering::SeqCst)
-        {
-            self.0.caller.unpark();
+        // If the caller's own chunk panics, others are not begun.
+        self.job.give_up();
+        let address = std::ptr::from_ref(self.job).cast_mut().cast::<()>();
+        for (helper, before) in &self.to {
+            if helper.desk.compare_exchange(address, *before, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                self.job.offers.fetch_sub(1, Ordering::Relaxed);
+            }
         }
+        self.job.wait();
     }
 }
 
-/// Runs `run(0)` to `run(total - 1)`, each once, on at most `threads` threads, and returns when all have finished.
-pub(super) fn for_each_chunk(total: usize, threads: usize, run: &(dyn Fn(usize) + Sync)) {
-    let helpers = threads.min(total).saturating_sub(1);
+/// Runs `run(0)` to `run(total - 1)`, each once, on at most so many threads, and returns when all have finished.
+pub(super) fn for_each_chunk(total: usize, team: Team, run: &(dyn Fn(usize) + Sync)) {
+    let helpers = team.threads.min(total).saturating_sub(1);
     let pool = if helpers > 0 { pool() } else { None };
     let Some(pool) = pool else {
         (0..total).for_each(run);
         return;
     };
-    let helpers = helpers.min(pool.threads.current_num_threads());
-    // SAFETY: only the lifetime changes; the job is used up before this function returns.
-    let run =
-        unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(run) };
-    let job = Arc::new(Job {
-        next: AtomicUsize::new(0),
-        finished: AtomicUsize::new(0),
-        total,
-        places: AtomicUsize::new(helpers),
-        sleeping: AtomicBool::new(false),
-        caller: std::thread::current(),
+    let helpers = helpers.min(pool.helpers.len());
+    let count = helpers + 1;
+    let begin = |share: usize| (total / count) * share + (total % count).min(share);
+    let shares: SmallVec<[Share; 4]> =
+        (0..count).map(|i| Share { next: AtomicUsize::new(begin(i)), end: begin(i + 1) }).collect();
+    let job = Job {
+        shares: &shares,
         run,
+        offers: AtomicUsize::new(0),
+        caller: std::thread::current(),
+        panicked: AtomicBool::new(false),
+    };
+    let mut offered = Offered { job: &job, to: SmallVec::new(), wakes: team.wakes };
+    offered.offer(pool, helpers);
+    // Helpers that were busy may be free by now.
+    job.work(0, || {
+        if offered.wakes > 0 && offered.to.len() < helpers {
+            offered.offer(pool, helpers);
+        }
     });
-    let lingering = pool.board.post(&job);
-    for _ in lingering..helpers {
-        let job = Arc::clone(&job);
-        pool.threads.spawn(move || {
-            job.help();
-            drop(job);
-            pool.board.linger();
-        });
-    }
-    /// Waits for the helpers, even if the caller's own chunk panics.
-    struct Wait<'a>(&'a Job);
-    impl Drop for Wait<'_> {
-        fn drop(&mut self) {
-            // Nothing more can be claimed after this.
-            let claimed = self.0.next.swap(self.0.total, Ordering::Relaxed).min(self.0.total);
-            let all = || self.0.finished.load(Ordering::Acquire) >= claimed;
-            for _ in 0..2000 {
-                if all() {
-                    return;
-                }
-                std::hint::spin_loop();
-            }
-            self.0.sleeping.store(true, Ordering::SeqCst);
-            while self.0.finished.load(Ordering::SeqCst) < claimed {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
-        }
-    }
-    let wait = Wait(&job);
-    job.work();
-    drop(wait);
+    drop(offered);
+    assert!(!job.panicked.load(Ordering::Relaxed), "a chunk panicked on another thread");
 }
 
-/// Where the job is posted that was begun last, for helpers that linger.
-#[derive(Default)]
-struct Board {
-    /// How many helpers look at it.
-    lingering: AtomicUsize,
-    /// Changes with each post.
-    posts: AtomicU64,
-    /// Nobody waits for this lock, so that nothing depends on who holds it.
-    job: Mutex<Option<Arc<Job>>>,
+/// True if a helper lingers, so that even a small job is worth sharing. If it is not, but such jobs follow each other
+/// closely, one is woken for the next.
+pub(super) fn is_anyone_awake() -> bool {
+    let Some(pool) = pool() else { return false };
+    let Some(first) = pool.helpers.first() else { return false };
+    // The first helper is the one that is asked first.
+    if first.desk.load(Ordering::Relaxed) == AWAKE {
+        return true;
+    }
+    let now = pool.since.elapsed().as_nanos() as u64;
+    let before = pool.last.swap(now, Ordering::Relaxed);
+    if now.saturating_sub(before) > LINGER.as_nanos() as u64 {
+        pool.close_jobs.store(0, Ordering::Relaxed);
+        return false;
+    }
+    if pool.close_jobs.fetch_add(1, Ordering::Relaxed) >= CLOSE_JOBS
+        && first.desk.load(Ordering::Relaxed) == ASLEEP
+        && let Some(thread) = first.thread(0, pool.linger(0))
+    {
+        pool.close_jobs.store(0, Ordering::Relaxed);
+        thread.unpark();
+    }
+    false
 }
 
-impl Board {
-    /// Posts a job, if there is anyone to see it; returns for how many helpers.
-    fn post(&self, job: &Arc<Job>) -> usize {
-        let lingering = self.lingering.load(Ordering::Relaxed);
-        if lingering == 0 {
-            return 0;
-        }
-        let Ok(mut posted) = self.job.try_lock() else { return 0 };
-        let old = posted.replace(Arc::clone(job));
-        drop(posted);
-        self.posts.fetch_add(1, Ordering::Release);
-        drop(old);
-        lingering
-    }
-
-    /// Helps with what is posted, until nothing has been for a while.
-    fn linger(&self) {
-        let mut seen = self.posts.load(Ordering::Acquire);
-        self.lingering.fetch_add(1, Ordering::Relaxed);
-        let mut end = Instant::now() + LINGER;
-        'look: while Instant::now() < end {
-            for _ in 0..32 {
-                std::hint::spin_loop();
-                let posts = self.posts.load(Ordering::Acquire);
-                if posts == seen {
-                    continue;
-                }
-                seen = posts;
-                let job = self.job.try_lock().ok().and_then(|job| job.clone());
-                if let Some(job) = job {
-                    self.lingering.fetch_sub(1, Ordering::Relaxed);
-                    let helped = job.help();
-                    drop(job);
-                    self.lingering.fetch_add(1, Ordering::Relaxed);
-                    if helped {
-                        end = Instant::now() + LINGER;
-                    }
-                    continue 'look;
-                }
-            }
-        }
-        // Whoever leaves last takes the post with him: it is over, or its caller does without.
-        if self.lingering.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let over = self.job.try_lock().ok().and_then(|mut job| job.take());
-            drop(over);
-        }
-    }
-}
-
+/// The helpers of a process. It is never freed.
 struct Pool {
-    threads: rayon::ThreadPool,
-    board: Board,
+    process: u64,
+    helpers: Box<[Helper]>,
+    cores: usize,
+    /// When it was made.
+    since: Instant,
+    /// When the last job came that was too small to wake anyone, in nanoseconds since then; and how many such jobs have
+    /// followed each other closely.
+    last: AtomicU64,
+    close_jobs: AtomicU64,
 }
 
-struct Owned {
-    process: u32,
-    pool: Pool,
+impl Pool {
+    fn new(process: u64) -> Pool {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // Even on one core there are some, for who asks for them.
+        let helpers = (0..cores.clamp(4, 256) - 1).map(|_| Helper::new()).collect();
+        let (since, last, close_jobs) = (Instant::now(), AtomicU64::new(0), AtomicU64::new(0));
+        Pool { process, helpers, cores, since, last, close_jobs }
+    }
+
+    /// How long this helper lingers: not at all if that would take a core away from who works.
+    fn linger(&self, index: usize) -> Duration {
+        if index + 1 < self.cores { LINGER } else { Duration::ZERO }
+    }
 }
 
-static POOL: AtomicPtr<Owned> = AtomicPtr::new(std::ptr::null_mut());
+static POOL: AtomicPtr<Pool> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The pool of this process.
 fn pool() -> Option<&'static Pool> {
-    let process = std::process::id();
+    let process = forks();
     let known = POOL.load(Ordering::Acquire);
     // SAFETY: a pointer in `POOL` came from `Box::into_raw` below and is never freed.
-    if let Some(owned) = unsafe { known.as_ref() }
-        && owned.process == process
-    {
-        return Some(&owned.pool);
+    match unsafe { known.as_ref() } {
+        Some(pool) if pool.process == process => Some(pool),
+        _ => new_pool(process, known),
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = rayon::ThreadPoolBuilder::new()
-        .num_threads(cores.clamp(4, 256) - 1)
-        .thread_name(|i| format!("numfuse-{i}"))
-        .build()
-        .ok()?;
-    let pool = Pool { threads, board: Board::default() };
-    let new = Box::into_raw(Box::new(Owned { process, pool }));
-    match POOL.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {
-            // The parent's pool, if there was one, has no threads here and cannot be dropped.
-            // SAFETY: as above.
-            Some(unsafe { &(*new).pool })
-        }
+}
+
+#[cold]
+fn new_pool(process: u64, known: *mut Pool) -> Option<&'static Pool> {
+    let new = Box::into_raw(Box::new(Pool::new(process)));
+    let winner = match POOL.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
+        // The parent's pool, if there was one, has no threads here and cannot be dropped.
+        Ok(_) => new,
         Err(winner) => {
-            // SAFETY: `new` was never shared; `winner` is in `POOL`, as above.
-            unsafe {
-                drop(Box::from_raw(new));
-                Some(&(*winner).pool)
-            }
+            // SAFETY: `new` was never shared.
+            drop(unsafe { Box::from_raw(new) });
+            winner
         }
-    }
+    };
+    // SAFETY: as in `pool`.
+    unsafe { winner.as_ref() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
     use std::sync::atomic::AtomicU32;
+
+    fn team(threads: usize) -> Team {
+        Team { threads, wakes: threads }
+    }
 
     #[test]
     fn every_chunk_runs_once() {
         for (total, threads) in [(0, 3), (1, 3), (2, 2), (7, 3), (1000, 3), (1000, 1), (5000, 64)] {
             let seen: Vec<AtomicU32> = (0..total).map(|_| AtomicU32::new(0)).collect();
-            for_each_chunk(total, threads, &|chunk| {
+            for_each_chunk(total, team(threads), &|chunk| {
                 seen[chunk].fetch_add(1, Ordering::Relaxed);
             });
             assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{total} {threads}");
@@ -253,24 +380,24 @@ mod tests {
     #[test]
     fn jobs_that_follow_each_other_are_each_done_once() {
         // With pauses shorter and longer than helpers linger.
-        for round in 0..300u64 {
+        for round in 0..300 {
             let seen: Vec<AtomicU32> = (0..20).map(|_| AtomicU32::new(0)).collect();
-            for_each_chunk(seen.len(), 3, &|chunk| {
+            for_each_chunk(seen.len(), Team { threads: 3, wakes: round % 2 }, &|chunk| {
                 seen[chunk].fetch_add(1, Ordering::Relaxed);
             });
             assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1), "round {round}");
             if round % 10 == 0 {
-                std::thread::sleep(Duration::from_micros(5 * round));
+                std::thread::sleep(Duration::from_micros(5 * round as u64));
             }
         }
     }
 
     #[test]
     fn no_more_threads_take_part_than_asked_for() {
-        for_each_chunk(100, 8, &|_| {});
+        for_each_chunk(100, team(8), &|_| {});
         for threads in [1, 2, 3] {
             let took_part = Mutex::new(Vec::new());
-            for_each_chunk(200, threads, &|_| {
+            for_each_chunk(200, team(threads), &|_| {
                 let mut took_part = took_part.lock().unwrap();
                 let current = std::thread::current().id();
                 if !took_part.contains(&current) {
@@ -288,7 +415,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..200 {
                         let sum = AtomicUsize::new(0);
-                        for_each_chunk(50, 3, &|chunk| {
+                        for_each_chunk(50, team(3), &|chunk| {
                             sum.fetch_add(chunk, Ordering::Relaxed);
                         });
                         assert_eq!(sum.into_inner(), 1225);
@@ -301,14 +428,14 @@ mod tests {
     #[test]
     #[cfg(unix)]
     fn a_forked_child_makes_its_own_pool() {
-        for_each_chunk(100, 3, &|_| {});
+        for_each_chunk(100, team(3), &|_| {});
         // SAFETY: the child only runs chunks and `_exit`; it never returns into the test harness.
         unsafe {
             let child = libc::fork();
             assert!(child >= 0);
             if child == 0 {
                 let sum = AtomicUsize::new(0);
-                for_each_chunk(100, 3, &|chunk| {
+                for_each_chunk(100, team(3), &|chunk| {
                     sum.fetch_add(chunk, Ordering::Relaxed);
                 });
                 libc::_exit(if sum.into_inner() == 4950 { 0 } else { 1 });

@@ -4,7 +4,7 @@
 //! loop runs after all earlier phases; pieces of one loop write different elements and leaf states, and may run in any
 //! order and at the same time.
 
-use super::{LEAF, Places, Run, Workspace, invoke, pack, phases};
+use super::{LEAF, Places, Run, Team, Workspace, invoke, pack, phases};
 use crate::Error;
 use crate::clif::Call;
 use numfuse_core::kernel::StageKind;
@@ -83,7 +83,7 @@ impl<'a> StagedRow<'a> {
 
 impl Run<'_> {
     /// Runs one row loop by loop, each loop in pieces.
-    pub(super) fn staged_row(&self, row: usize, threads: usize, chunk_cost: f64) -> Result<(), Error> {
+    pub(super) fn staged_row(&self, row: usize, team: Team, chunk_cost: f64) -> Result<(), Error> {
         let mut staged = StagedRow::new(self, row)?;
         let piece = ((chunk_cost / self.compiled.cost) as usize)
             .clamp(LEAF, if staged.packs { 16 * LEAF } else { 1024 * LEAF });
@@ -96,9 +96,7 @@ impl Run<'_> {
             }
             staged.between_loops(pending, 2 * s);
             pending = 2 * s + 1;
-            self.share(self.inner.div_ceil(piece), threads, |chunk| {
-                staged.piece(s, chunk * piece, (chunk + 1) * piece)
-            })?;
+            self.share(self.inner.div_ceil(piece), team, |chunk| staged.piece(s, chunk * piece, (chunk + 1) * piece))?;
         }
         staged.between_loops(pending, phases(self.compiled));
         Ok(())

@@ -84,7 +84,8 @@ impl Prepared {
         }
         let Some((first, ..)) = started.first() else { return Ok(()) };
         parts.iter_mut().for_each(|(part, _)| part.start());
-        first.share(chunks, threads, |chunk| {
+        let cost: f64 = runs.iter().map(|(prepared, ..)| prepared.nanoseconds()).sum();
+        first.share(chunks, options.team(cost), |chunk| {
             let at = |units: usize, chunk: usize| (units as u128 * chunk as u128 / chunks as u128) as usize;
             for (part, units) in &parts {
                 if options.cancel.load(Ordering::Relaxed) {
