@@ -1,0 +1,195 @@
+//! Random kernels on random launches: what the emitted text leaves in memory, run on the CPU, is what the interpreter leaves.
+//! A failure prints its seed, the kernel, the launch and where the text is.
+
+#[path = "common/emulator.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod emulator;
+#[path = "../../cpu/tests/common/kernels.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod kernels;
+
+use emulator::{Buffer, Build, Emulator, Job, Launch, Relocation};
+use kernels::{Block, Case, Rng, random_aligned_case};
+use numfuse_cuda::emit::{Class, Field, Program, Schedule, Source};
+use std::collections::BTreeMap;
+
+/// A case with its program.
+struct Emitted {
+    what: String,
+    case: Case,
+    program: Program,
+}
+
+impl Emitted {
+    /// A case in the class of its launch, as `change` leaves that.
+    fn new(what: String, case: Case, change: impl FnOnce(&mut Class)) -> Emitted {
+        let mut class =
+            Class::new(&case.kernel, &case.launch, &addresses(&case)).unwrap_or_else(|e| panic!("{what}: {e}"));
+        change(&mut class);
+        let program = Program::new(&case.kernel, &class).unwrap_or_else(|e| panic!("{what}: {e}"));
+        Emitted { what, case, program }
+    }
+
+    /// The job that runs it.
+    fn job(&self, seed: u64) -> Job {
+        let Case { launch, memory, params, .. } = &self.case;
+        let dispatch = self.program.dispatch(launch).unwrap_or_else(|e| panic!("{}: {e}", self.what));
+        let mut buffers: Vec<Buffer> =
+            memory.iter().map(|block| Buffer { bytes: block.bytes.clone(), offset: 0 }).collect();
+        buffers.push(Buffer { bytes: vec![0xa5; dispatch.workspace as usize], offset: 0 });
+        let params: Vec<u64> = params.iter().map(|p| p.bits()).collect();
+        let words = self.program.words(launch, &addresses(&self.case), &params, 0);
+        let relocations: Vec<Relocation> = self
+            .program
+            .fields()
+            .iter()
+            .enumerate()
+            .filter_map(|(word, field)| {
+                let (buffer, offset) = match field {
+                    Field::Operand(n) => (*n as usize, memory[*n as usize].offset as i64),
+                    Field::Workspace => (memory.len(), 0),
+                    _ => return None,
+                };
+                Some(Relocation { word, buffer, offset })
+            })
+            .collect();
+        let launches = dispatch.grids.iter().map(|grid| Launch {
+            text: self.what.clone(),
+            grid: *grid,
+            words: words.to_vec(),
+            relocations: relocations.clone(),
+        });
+        Job { seed, buffers, launches: launches.collect() }
+    }
+
+    /// Panics unless a job has left what the interpreter leaves.
+    fn compare(&self, left: &[Vec<u8>]) {
+        let got: Vec<Block> = self
+            .case
+            .memory
+            .iter()
+            .zip(left)
+            .map(|(block, bytes)| Block { bytes: bytes.clone(), offset: block.offset })
+            .collect();
+        if let Err(difference) = self.case.compare(&self.case.interpret(), &got) {
+            panic!("{difference}\n{self}");
+        }
+    }
+}
+
+impl std::fmt::Display for Emitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Case { kernel, launch, params, .. } = &self.case;
+        let class = self.program.class();
+        writeln!(f, "{}\n{kernel}\n{launch:?}\n{params:?}\n{class:?}", self.what)?;
+        let file = std::env::temp_dir().join(format!("numfuse-{}.cu", self.what.replace(' ', "-")));
+        match std::fs::write(&file, &self.program.source().text) {
+            Ok(()) => write!(f, "the text is in {}", file.display()),
+            Err(_) => f.write_str(&self.program.source().text),
+        }
+    }
+}
+
+/// Where the first elements lie: buffers begin at multiples of 256.
+fn addresses(case: &Case) -> Vec<u64> {
+    case.memory.iter().map(|block| 256 + block.offset as u64).collect()
+}
+
+/// Runs cases on the emulator and compares.
+fn check(cases: &[Emitted], build: Build) {
+    let mut texts: BTreeMap<&str, &Source> = BTreeMap::new();
+    for case in cases {
+        texts.insert(&case.what, case.program.source());
+    }
+    let texts: Vec<(String, &Source)> = texts.into_iter().map(|(what, source)| (what.to_owned(), source)).collect();
+    let emulator = Emulator::build(&texts, build);
+    let jobs: Vec<Job> = cases.iter().enumerate().map(|(i, case)| case.job(i as u64)).collect();
+    match emulator.run(&jobs) {
+        Ok(results) => cases.iter().zip(results).for_each(|(case, result)| case.compare(&result.buffers)),
+        Err(failure) => panic!("{}\n{}", failure.report, cases[failure.job]),
+    }
+}
+
+/// The random cases of some seeds, or of `SEEDS=first..end` from the environment.
+fn random(columns: bool, count: u64) -> impl Iterator<Item = (String, Case, Rng)> {
+    let range = std::env::var("SEEDS").ok().and_then(|text| {
+        let (first, end) = text.split_once("..")?;
+        Some(first.parse().ok()?..end.parse().ok()?)
+    });
+    let name = if columns { "columns" } else { "rows" };
+    range.unwrap_or(0..count).map(move |seed| {
+        let mut rng = Rng::of_seed(seed, columns);
+        let bytes = rng.pick(&[1, 16]);
+        (format!("{name} seed {seed}"), random_aligned_case(&mut rng, columns, bytes), rng)
+    })
+}
+
+#[test]
+fn random_row_kernels() {
+    let cases: Vec<Emitted> = random(false, 300).map(|(what, case, _)| Emitted::new(what, case, |_| {})).collect();
+    check(&cases, Build::Plain);
+}
+
+#[test]
+fn random_column_kernels() {
+    let cases: Vec<Emitted> = random(true, 200).map(|(what, case, _)| Emitted::new(what, case, |_| {})).collect();
+    check(&cases, Build::Plain);
+}
+
+/// Every class that serves a launch gives the same bits, also those that only larger launches have.
+#[test]
+fn random_classes() {
+    let mut cases = Vec::new();
+    for columns in [false, true] {
+        for (what, case, mut rng) in random(columns, 150) {
+            let n = case.launch.inner_len();
+            let change = |class: &mut Class| {
+                class.wide = rng.one_in(2);
+                class.schedule = match class.schedule {
+                    Schedule::Map { vector, .. } => {
+                        let flat = !case.launch.outer.is_empty() && rng.one_in(2);
+                        let vector = if flat {
+                            (1..=vector).rev().find(|v| n.is_multiple_of((*v).into())).unwrap_or(1)
+                        } else {
+                            vector
+                        };
+                        Schedule::Map { vector, unroll: if flat { 1 } else { rng.pick(&[1, 2, 4]) }, flat }
+                    }
+                    // Rows of one leaf have no second group; a staged row may have any number.
+                    Schedule::Rows { threads, groups, aligned } if groups > 1 && rng.one_in(2) => {
+                        Schedule::Rows { threads, groups: rng.pick(&[2, 4, 8]), aligned }
+                    }
+                    Schedule::Rows { aligned, .. } | Schedule::Staged { aligned } if n > 0 => {
+                        Schedule::Staged { aligned }
+                    }
+                    Schedule::Columns { vector, .. } => {
+                        let (across, down) = rng.pick(&[(1, 1), (1, 8), (32, 1), (32, 2), (4, 4), (16, 16)]);
+                        Schedule::Columns { across, down, vector: rng.pick(&[1, vector]) }
+                    }
+                    schedule => schedule,
+                };
+            };
+            let class = Emitted::new(what, case.clone(), change);
+            cases.push(class);
+        }
+    }
+    check(&cases, Build::Plain);
+}
+
+/// No element outside of an array is touched, nothing is undefined in C's sense.
+#[test]
+fn random_kernels_under_the_address_sanitizer() {
+    for columns in [false, true] {
+        let cases: Vec<Emitted> = random(columns, 60).map(|(what, case, _)| Emitted::new(what, case, |_| {})).collect();
+        check(&cases, Build::Address);
+    }
+}
+
+/// No two threads use the same bytes without a barrier between them.
+#[test]
+fn random_kernels_under_the_race_detector() {
+    for columns in [false, true] {
+        let cases: Vec<Emitted> = random(columns, 40).map(|(what, case, _)| Emitted::new(what, case, |_| {})).collect();
+        check(&cases, Build::Race);
+    }
+}
