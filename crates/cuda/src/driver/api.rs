@@ -10,6 +10,7 @@
 use cudarc::driver;
 use cudarc::driver::sys::*;
 use libloading::Library;
+use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 
 /// What a call returns: 0, or a number of `CUresult`, perhaps one that no binding knows yet.
@@ -142,7 +143,8 @@ impl Api {
                     let library: &'static Library = Box::leak(Box::new(library));
                     return (Api::find(library), version(library));
                 }
-                Err(e) => reasons.push(e.to_string()),
+                // The source is what the loader says.
+                Err(e) => reasons.push(e.source().map_or_else(|| e.to_string(), ToString::to_string)),
             }
         }
         // The first name is the one that a message should be about.

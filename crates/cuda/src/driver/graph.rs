@@ -72,7 +72,7 @@ impl Graph {
     /// What [`Stream::launch`] asks for holds for every launch that was captured, and the memory of every copy and fill
     /// that was captured is live; memory of another stream was put in order by [`Memory::used_on`].
     pub unsafe fn launch(&self, stream: &Stream) -> Result<(), Error> {
-        self.device.check_same(stream.device())?;
+        stream.device().check_same(&self.device)?;
         let _current = self.device.enter()?;
         let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the graph is live and this is the only call that uses it; the rest is what the caller promises.

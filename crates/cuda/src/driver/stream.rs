@@ -368,7 +368,7 @@ impl Event {
 
     /// The event is from now on the end of what was submitted to a stream of its device so far.
     pub fn record(&self, stream: &Stream) -> Result<(), Error> {
-        self.device.check_same(stream.device())?;
+        stream.device().check_same(&self.device)?;
         let _current = self.device.enter()?;
         // SAFETY: both are live and of one context.
         unsafe { call!(self.device, cuEventRecord(self.raw, stream.raw())) }
