@@ -145,11 +145,13 @@ fn step(graph: &mut Graph, symbols: &[u64], ops: &[Op], choices: &mut Choices<'_
                     graph.apply(op, &args).ok()?;
                 }
                 OpKind::Reduce(_) | OpKind::Composite(_) => reduce(graph, op, x, &sizes, choices)?,
+                OpKind::Product(_) => product(graph, op, x, symbols, choices)?,
             }
         }
         6 => {
             reduce(graph, choices.pick(&[Op::SUM, Op::MEAN, Op::MAX, Op::VAR, Op::PROD, Op::ANY]), x, &sizes, choices)?
         }
+        7 if choices.once_in(4) => product(graph, Op::MATMUL, x, symbols, choices)?,
         7 => {
             let mut perm: Vec<i64> = (0..shape.len() as i64).rev().collect();
             if !perm.is_empty() && choices.once_in(2) {
@@ -189,6 +191,18 @@ fn step(graph: &mut Graph, symbols: &[u64], ops: &[Op], choices: &mut Choices<'_
             graph.cast(x, choices.pick(&DType::ALL));
         }
     }
+    Some(())
+}
+
+/// A product with another array, or with its transpose, if their sizes allow it; else with the own transpose.
+fn product(graph: &mut Graph, op: Op, x: NodeId, symbols: &[u64], choices: &mut Choices<'_>) -> Option<()> {
+    let y = recent(graph, choices);
+    let others = [y, graph.transpose(y, None).ok()?, graph.transpose(x, None).ok()?];
+    let sizes = graph.dims.sizes(symbols);
+    // The terms of all sums together, at most.
+    let elements = |id: NodeId| graph.node(id).shape.iter().fold(1, |n: u64, d| n.saturating_mul(sizes[d.index()]));
+    let others = others.map(|y| (y, elements(x).saturating_mul(elements(y))));
+    others.into_iter().find_map(|(y, terms)| if terms < 1_000_000 { graph.apply(op, &[x, y]).ok() } else { None })?;
     Some(())
 }
 

@@ -1,11 +1,12 @@
-//! Runs a plan over plain vectors, each kernel through a function of the caller: the interpreter or a back end.
+//! Runs a plan over plain vectors, each kernel through a function of the caller: the interpreter or a back end. Products
+//! of matrices are the interpreter's.
 
 use numfuse_core::dtype::DType;
-use numfuse_core::interp::{Bytes, Memory};
+use numfuse_core::interp::{self, Bytes, Memory};
 use numfuse_core::kernel::{self, Kernel, Role};
 use numfuse_core::launch::Launch;
 use numfuse_core::literal::Literal;
-use numfuse_core::plan::{BufferKind, Plan, Strided};
+use numfuse_core::plan::{BufferKind, Plan, Strided, Work};
 
 /// An array in row-major order.
 #[derive(Clone, PartialEq, Debug)]
@@ -100,10 +101,9 @@ pub fn run_plan(
         if bound.is_empty {
             continue;
         }
-        let kernel = step.specialize(&bound.launch);
-        kernel::verify(&kernel).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
+        let work = step.specialize(&bound.launch);
         let buffers: Vec<usize> = step.operands.iter().map(|a| a.buffer.index()).collect();
-        let is_out: Vec<bool> = kernel.operands.iter().map(|o| o.role == Role::Out).collect();
+        let is_out: Vec<bool> = (0..buffers.len()).map(|n| step.role(n) == Role::Out).collect();
         // A kernel reads no buffer that it writes: its outputs are taken out, its inputs are looked at.
         let mut outputs: Vec<Vec<u8>> = buffers
             .iter()
@@ -117,7 +117,13 @@ pub fn run_plan(
             let bytes = if is_out[i] { Bytes::Out(output) } else { Bytes::In(&memory[buffers[i]]) };
             operands.push(Memory { bytes, offset });
         }
-        execute(&kernel, &bound.launch, &mut operands, &bound.params);
+        match &work {
+            Work::Kernel(kernel) => {
+                kernel::verify(kernel).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
+                execute(kernel, &bound.launch, &mut operands, &bound.params);
+            }
+            Work::Matmul(dtype) => interp::matmul(*dtype, &bound.launch, &mut operands),
+        }
         drop(operands);
         for ((buffer, output), out) in buffers.iter().zip(outputs).zip(&is_out) {
             if *out {

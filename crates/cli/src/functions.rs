@@ -1,7 +1,7 @@
 //! `numfuse functions`: the op table as help.
 
 use crate::Failure;
-use numfuse::ops::{Fix, Op, OpKind, Types};
+use numfuse::ops::{Fix, Op, Types};
 use numfuse::{Code, Diagnostic};
 use std::io::Write;
 
@@ -63,7 +63,7 @@ pub fn show(name: &str, out: &mut impl Write) -> Result<(), Failure> {
 /// The call, with the operator for those that have one.
 fn call(op: Op) -> String {
     let def = op.def();
-    let optional = |name: &&str| !matches!(def.kind, OpKind::Elementwise(_)) && *name != "x";
+    let optional = |name: &&str| def.is_reduction() && *name != "x";
     let params: Vec<String> =
         def.params.iter().map(|p| if optional(p) { format!("{p}=") } else { (*p).to_owned() }).collect();
     match def.operator {

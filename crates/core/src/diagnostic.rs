@@ -91,6 +91,8 @@ codes! {
     Rank = "E0405",
     /// A size that overflows, or a result larger than the limits allow.
     TooLarge = "E0406",
+    /// Shapes that have no matrix product.
+    MatrixProduct = "E0407",
     /// An input that was not given.
     MissingInput = "E0501",
     /// An input whose dtype or rank is not the declared one.
@@ -105,6 +107,16 @@ codes! {
     GraphLimit = "E0506",
     /// The call was cancelled or ran past its deadline.
     Cancelled = "E0507",
+    /// A device that is not there or cannot be used: no driver, one that is too old, no such device, a forked child.
+    Device = "E0601",
+    /// No compiler for a device.
+    DeviceCompiler = "E0602",
+    /// Arrays on another device than the one that is to use them.
+    DeviceMismatch = "E0603",
+    /// What a device cannot run.
+    DeviceUnsupported = "E0604",
+    /// A call that the driver of a device refuses, as it does all of them once the device is lost.
+    DeviceFailed = "E0605",
     /// A broken invariant in numfuse itself: always a bug.
     Internal = "E0901",
 }

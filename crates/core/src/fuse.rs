@@ -9,6 +9,8 @@
 //!   the kernel if it has the same rows, so that softmax is one kernel. Other reductions run down the columns
 //!   (`Nest::Columns`), and what consumes them joins if it has the shape of the result.
 //! * A reduction over everything has one row: what consumes it per element has to wait for the whole of it.
+//! * A product of matrices is a step of its own, which no kernel takes part in: its operands are stored, and so is it. It
+//!   reads them through any views.
 //! * Stored nodes with the same loops join one kernel (several outputs in one pass), unless one has to wait for another.
 //!
 //! Invariants: nothing that a group reads depends on what the group stores; each stored node belongs to one group.
@@ -22,8 +24,8 @@ use crate::plan::only_adds_axes;
 use crate::shape::{Dims, Shape};
 use smallvec::SmallVec;
 
-pub(crate) use groups::base_of_views;
 pub use groups::{Frame, Group, fuse};
+pub(crate) use groups::{base_of_views, memory_of};
 
 /// Axes of a kernel's domain, one for each dimension of a node.
 pub type Axes = SmallVec<[u8; 4]>;

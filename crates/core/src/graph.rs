@@ -20,7 +20,7 @@ use crate::dtype::{DType, Kind};
 use crate::intern::{self, Index};
 use crate::kernel::Reducer;
 use crate::literal::Literal;
-use crate::ops::{self, ArgType, Composite, Op, OpKind, Types};
+use crate::ops::{self, ArgType, Composite, Op, OpKind, Product, Types};
 use crate::shape::{ConstraintKind, DimId, Dims, MAX_RANK, Shape, Slice, in_range, out_of_range};
 use smallvec::SmallVec;
 use std::fmt;
@@ -71,6 +71,9 @@ pub enum NodeKind {
     Cast(NodeId),
     /// A fold along these axes, ascending and not empty; the axes go away.
     Reduce(Reducer, NodeId, SmallVec<[u8; 4]>),
+    /// The matrix product of two arrays of floats, over their last two dimensions; those before are broadcast. Products
+    /// with vectors and products of integers are sums of products instead, which fuse with what is around them.
+    Matmul([NodeId; 2]),
     /// Dimensions in another order: dimension `i` of the result is dimension `perm[i]` of the operand.
     Transpose(NodeId, SmallVec<[u8; 4]>),
     /// A basic index with one item for each dimension of the operand, besides new axes.
@@ -96,6 +99,7 @@ impl Node {
         match &self.kind {
             NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) => &[],
             NodeKind::Apply(_, args) => args,
+            NodeKind::Matmul(operands) => operands,
             NodeKind::Cast(x) | NodeKind::Reduce(_, x, _) | NodeKind::Transpose(x, _) | NodeKind::Index(x, _) => {
                 std::slice::from_ref(x)
             }
@@ -107,6 +111,7 @@ impl Node {
         match &mut self.kind {
             NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) => &mut [],
             NodeKind::Apply(_, args) => args,
+            NodeKind::Matmul(operands) => operands,
             NodeKind::Cast(x) | NodeKind::Reduce(_, x, _) | NodeKind::Transpose(x, _) | NodeKind::Index(x, _) => {
                 std::slice::from_mut(x)
             }
@@ -216,14 +221,17 @@ impl Graph {
         self.intern(Node { kind: NodeKind::Const(literal), dtype, weak, shape: Shape::new() })
     }
 
-    /// An elementwise op of operands of any dtypes and of shapes that broadcast.
+    /// An op of operands of any dtypes: elementwise, of shapes that broadcast; a product; or a reduction of all elements.
     pub fn apply(&mut self, op: Op, args: &[NodeId]) -> Result {
         let def = op.def();
-        if !matches!(def.kind, OpKind::Elementwise(_)) {
+        if def.is_reduction() {
             return self.reduce(op, args[0], &ReduceOptions::default());
         }
         if args.len() != def.params.len() {
             return Err(arity_error(op, args.len()));
+        }
+        if let OpKind::Product(product) = def.kind {
+            return self.product(op, product, [args[0], args[1]]);
         }
         let types: SmallVec<[ArgType; 3]> = args.iter().map(|a| self.arg_type_in(op, *a, args)).collect();
         let signature = ops::resolve(op, &types)?;
@@ -259,7 +267,9 @@ impl Graph {
         let dtype = signature.args[0];
         let x = self.implicit_cast(x, dtype)?;
         let reduced = match def.kind {
-            OpKind::Elementwise(_) => return Err(Diagnostic::new(Code::Internal, format!("`{op}` is no reduction"))),
+            OpKind::Elementwise(_) | OpKind::Product(_) => {
+                return Err(Diagnostic::new(Code::Internal, format!("`{op}` is no reduction")));
+            }
             OpKind::Reduce(reducer) => {
                 // The least and the greatest truth value are `all` and `any`.
                 let reducer = match (reducer, dtype) {
@@ -283,6 +293,70 @@ impl Graph {
             .map(|a| if axes.contains(&a) { IndexItem::NewAxis } else { IndexItem::Slice(Slice::ALL) })
             .collect();
         self.index_exact(reduced, items)
+    }
+
+    /// A product of vectors and matrices: a node of its own if both are matrices of floats, else a sum of products.
+    fn product(&mut self, op: Op, product: Product, operands: [NodeId; 2]) -> Result {
+        let ranks = operands.map(|x| self.rank(x));
+        match product {
+            Product::Dot if ranks.contains(&0) => return self.apply(Op::MUL, &operands),
+            Product::Dot if ranks.iter().any(|rank| *rank > 2) => {
+                let error = Diagnostic::new(Code::MatrixProduct, "`dot` of an array of more than 2 dimensions");
+                return Err(error.hint("for stacks of matrices write `x @ y`"));
+            }
+            Product::Matmul if ranks.contains(&0) => {
+                let error = Diagnostic::new(Code::MatrixProduct, "a scalar has no matrix product");
+                return Err(error.hint("to multiply each element write `x * y`"));
+            }
+            Product::Matmul | Product::Dot => {}
+        }
+        let signature =
+            ops::resolve(op, &operands.map(|x| ArgType { dtype: self.node(x).dtype, weak: self.node(x).weak }))?;
+        let [x, y] = operands;
+        let (x, y) = (self.implicit_cast(x, signature.args[0])?, self.implicit_cast(y, signature.args[1])?);
+        let [left, right] = [x, y].map(|x| self.node(x).shape.clone());
+        self.dims.contract(&left, &right, self.site)?;
+        let ArgType { dtype, weak } = signature.result;
+        match (left.as_slice(), right.as_slice()) {
+            ([outer_left @ .., m, _], [outer_right @ .., _, n]) if dtype.is_float() => {
+                let mut shape = self.dims.broadcast_shapes(outer_left, outer_right, self.site)?;
+                shape.extend([*m, *n]);
+                Ok(self.intern(Node { kind: NodeKind::Matmul([x, y]), dtype, weak, shape }))
+            }
+            // What is transposed is read as it lies.
+            ([_, _], [_]) if let Some(x) = self.transposed(x) => self.sum_of_products(y, x, signature.result),
+            ([_], [_, _]) if let Some(y) = self.transposed(y) => self.sum_of_products(y, x, signature.result),
+            _ => self.sum_of_products(x, y, signature.result),
+        }
+    }
+
+    /// The matrix of which a matrix is the transpose, if it is known to be one.
+    fn transposed(&self, x: NodeId) -> Option<NodeId> {
+        match self.node(x).kind {
+            NodeKind::Transpose(x, _) if self.rank(x) == 2 => Some(x),
+            _ => None,
+        }
+    }
+
+    /// A matrix product as a reduction: of a vector with a vector or a matrix, and of what is not of floats.
+    fn sum_of_products(&mut self, x: NodeId, y: NodeId, result: ArgType) -> Result {
+        // The products have the dimensions of a matrix on the left, then those of one on the right less the first two.
+        let (left, right) = (self.rank(x), self.rank(y));
+        let (x, y, axis) = match (left, right) {
+            (_, 1) => (x, y, left - 1),
+            (1, _) => (self.index(x, &[IndexItem::Slice(Slice::ALL), IndexItem::NewAxis])?, y, right - 2),
+            _ => {
+                let whole = |rank: usize| std::iter::repeat_n(IndexItem::Slice(Slice::ALL), rank);
+                let new = [IndexItem::NewAxis];
+                let column = self.index_exact(x, whole(left).chain(new).collect())?;
+                let row = self.index_exact(y, whole(right - 2).chain(new).chain(whole(2)).collect())?;
+                (column, row, left.max(right) - 1)
+            }
+        };
+        let products = self.apply_exact(Op::MUL, SmallVec::from_slice(&[x, y]), result)?;
+        // As `+` of bools is `or`.
+        let reducer = if result.dtype == DType::Bool { Reducer::Any } else { Reducer::Sum };
+        Ok(self.fold(reducer, products, &[axis as u8]))
     }
 
     /// Dimensions in another order: all reversed if none is given.

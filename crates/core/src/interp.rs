@@ -7,7 +7,7 @@
 use crate::dtype::{DType, Kind};
 use crate::kernel::reduce::{self, State};
 use crate::kernel::{Body, Inst, InstData, Kernel, Nest, Prim, Reducer, StageKind};
-use crate::launch::{Launch, for_each_index};
+use crate::launch::{Launch, Layout, for_each_index};
 use crate::literal::Literal;
 use smallvec::SmallVec;
 
@@ -158,6 +158,46 @@ pub enum Bytes<'a> {
     Out(&'a mut [u8]),
 }
 
+impl Memory<'_> {
+    /// The element at a byte offset from the first one.
+    fn load(&self, offset: isize, dtype: DType) -> Literal {
+        let at = self.offset.wrapping_add_signed(offset);
+        let bytes = match &self.bytes {
+            Bytes::In(bytes) => bytes,
+            Bytes::Out(bytes) => &**bytes,
+        };
+        let mut word = [0; 8];
+        word[..dtype.size()].copy_from_slice(&bytes[at..at + dtype.size()]);
+        Literal::from_bits(dtype, u64::from_le_bytes(word))
+    }
+
+    fn store(&mut self, offset: isize, value: Literal) {
+        let at = self.offset.wrapping_add_signed(offset);
+        let size = value.dtype().size();
+        let Bytes::Out(bytes) = &mut self.bytes else { unreachable!("an input is never stored to") };
+        bytes[at..at + size].copy_from_slice(&value.bits().to_le_bytes()[..size]);
+    }
+}
+
+/// Multiplies matrices as [`crate::plan::Work::Matmul`] says: the sum of the products, in order, from zero. The one thing
+/// that back ends may do in another order, and with products that are not rounded: theirs is the result that a library
+/// gives, within the error of a sum of so many products.
+pub fn matmul(dtype: DType, launch: &Launch, memory: &mut [Memory<'_>]) {
+    let strides = |group: fn(&Layout) -> &[isize]| launch.layouts.iter().map(group).collect::<Vec<_>>();
+    let (outer, inner) = (strides(|l| &l.outer), strides(|l| &l.inner));
+    let reduced = strides(|l| &l.reduced);
+    for_each_index(&launch.outer, &outer, |matrix| {
+        for_each_index(&launch.inner, &inner, |at| {
+            let mut sum = Literal::from_f64(dtype, 0.0);
+            for_each_index(&launch.reduced, &reduced, |k| {
+                let [x, y] = [0, 1].map(|n| memory[n].load(matrix[n] + at[n] + k[n], dtype));
+                sum = eval(Prim::Add, dtype, &[sum, eval(Prim::Mul, dtype, &[x, y])]);
+            });
+            memory[2].store(matrix[2] + at[2], sum);
+        });
+    });
+}
+
 /// Runs a kernel. `memory` has one entry for each operand; `params` one literal for each parameter.
 /// Panics if the memory does not cover the launch: the caller checks that first.
 pub fn run(kernel: &Kernel, launch: &Launch, memory: &mut [Memory<'_>], params: &[Literal]) {
@@ -261,23 +301,10 @@ impl Machine<'_, '_, '_> {
                 let args: SmallVec<[Literal; 3]> = args.iter().map(|a| self.values[a.index()]).collect();
                 eval(*prim, *dtype, &args)
             }
-            Inst::Load(n) => {
-                let memory = &self.memory[*n as usize];
-                let at = memory.offset.wrapping_add_signed(offsets[*n as usize]);
-                let bytes = match &memory.bytes {
-                    Bytes::In(bytes) => bytes,
-                    Bytes::Out(bytes) => &**bytes,
-                };
-                let mut word = [0; 8];
-                word[..dtype.size()].copy_from_slice(&bytes[at..at + dtype.size()]);
-                Literal::from_bits(*dtype, u64::from_le_bytes(word))
-            }
+            Inst::Load(n) => self.memory[*n as usize].load(offsets[*n as usize], *dtype),
             Inst::Store(n, value) => {
                 let value = self.values[value.index()];
-                let memory = &mut self.memory[*n as usize];
-                let at = memory.offset.wrapping_add_signed(offsets[*n as usize]);
-                let Bytes::Out(bytes) = &mut memory.bytes else { unreachable!("an input is never stored to") };
-                bytes[at..at + dtype.size()].copy_from_slice(&value.bits().to_le_bytes()[..dtype.size()]);
+                self.memory[*n as usize].store(offsets[*n as usize], value);
                 value
             }
             Inst::ScratchLoad(slot) => self.scratch[*slot as usize][element],

@@ -1,4 +1,4 @@
-//! How a kernel meets memory: the sizes of its domain and where each operand lies in it.
+//! How a kernel, or a product of matrices, meets memory: the sizes of its domain and where each operand lies in it.
 //!
 //! A [`Launch`] is made for each call from the concrete shapes and strides; a kernel has neither. All strides are in
 //! bytes, may be zero or negative, and need not be multiples of the element size. Pointers are not part of it, so one
@@ -59,7 +59,7 @@ impl Launch {
     /// reductions and without scratch, and for column kernels, inner dimensions but the last become outer ones. No element
     /// changes its place.
     pub fn canonicalize(&mut self, kernel: &Kernel) {
-        merge(&mut self.outer, &mut self.layouts, |l| &mut l.outer);
+        self.merge_outer();
         merge(&mut self.reduced, &mut self.layouts, |l| &mut l.reduced);
         merge(&mut self.inner, &mut self.layouts, |l| &mut l.inner);
         if self.is_map(kernel) && self.inner.len() > 1 {
@@ -70,8 +70,13 @@ impl Launch {
                     layout.outer.push(if operand.level == Level::Row { 0 } else { stride });
                 }
             }
-            merge(&mut self.outer, &mut self.layouts, |l| &mut l.outer);
+            self.merge_outer();
         }
+    }
+
+    /// Drops outer dimensions of size 1 and merges those that all operands step through evenly.
+    pub fn merge_outer(&mut self) {
+        merge(&mut self.outer, &mut self.layouts, |l| &mut l.outer);
     }
 
     /// True if inner dimensions may become outer ones: if no row does more than its elements do. Columns are always

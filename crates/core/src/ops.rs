@@ -94,6 +94,17 @@ pub enum OpKind {
     Reduce(Reducer),
     /// A reduction made of others; `graph::Graph::reduce` builds it.
     Composite(Composite),
+    /// A product of vectors and matrices; `graph::Graph::product` builds it.
+    Product(Product),
+}
+
+/// Which arrays a product takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Product {
+    /// Vectors, matrices, and stacks of matrices, which are broadcast.
+    Matmul,
+    /// Scalars, vectors and matrices.
+    Dot,
 }
 
 /// A reduction made of others.
@@ -113,6 +124,7 @@ impl fmt::Debug for OpKind {
             OpKind::Elementwise(_) => f.write_str("Elementwise"),
             OpKind::Reduce(reducer) => write!(f, "Reduce({})", reducer.name()),
             OpKind::Composite(composite) => write!(f, "Composite({composite:?})"),
+            OpKind::Product(product) => write!(f, "Product({product:?})"),
         }
     }
 }
@@ -281,6 +293,11 @@ pub fn resolve(op: Op, args: &[ArgType]) -> Result<Signature, Diagnostic> {
 }
 
 impl OpDef {
+    /// True if it folds along axes that the user names.
+    pub fn is_reduction(&self) -> bool {
+        matches!(self.kind, OpKind::Reduce(_) | OpKind::Composite(_))
+    }
+
     const fn new(name: &'static str, params: &'static [&'static str], types: Types, kind: OpKind) -> OpDef {
         OpDef {
             name,
@@ -303,6 +320,10 @@ impl OpDef {
 
     const fn binary(name: &'static str, types: Types, body: fn(&mut Builder, &[Value]) -> Value) -> OpDef {
         OpDef::new(name, &["x", "y"], types, OpKind::Elementwise(body))
+    }
+
+    const fn product(name: &'static str, product: Product) -> OpDef {
+        OpDef::new(name, &["x", "y"], Types::Any, OpKind::Product(product)).group("Matrices")
     }
 
     const fn reduction(name: &'static str, types: Types, reducer: Reducer) -> OpDef {

@@ -20,7 +20,7 @@ pub fn plan(graph: Graph, options: Options, observe: &mut Observer<'_>) -> Resul
     let groups = fuse::fuse(&graph, options.fuse);
     let plan = kernel::lower::lower(graph, groups);
     for step in &plan.steps {
-        check(options, || kernel::verify(&step.kernel), || step.kernel.to_string())?;
+        check(options, || step.kernel().map_or(Ok(()), kernel::verify), || step.work.to_string())?;
     }
     Ok(plan)
 }

@@ -1,4 +1,5 @@
-//! The plan: which kernels run, in which order, on which buffers. Sizes are still unknown; [`Step::bind`] fills them in.
+//! The plan: what is run, in which order, on which buffers: kernels, and products of matrices, which are left to whoever
+//! does them best. Sizes are still unknown; [`Step::bind`] fills them in.
 //!
 //! Invariants: a buffer is written by one step, before every step that reads it; inputs are never written; each output
 //! buffer is written whole. Every size and stride of a call is computed here, checked for overflow, from the sizes
@@ -86,7 +87,7 @@ pub(crate) fn only_adds_axes(items: &[IndexItem]) -> bool {
     items.iter().all(|i| matches!(i, IndexItem::NewAxis) || *i == IndexItem::Slice(Slice::ALL))
 }
 
-/// What a kernel's memory operand is.
+/// What a memory operand of a step is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Access {
     /// The buffer.
@@ -107,24 +108,47 @@ pub enum ParamSource {
     Size(SmallVec<[DimId; 2]>),
 }
 
-/// One kernel and what it runs on.
+/// What a step does with its operands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// Runs a kernel; its operands' `access` is set when it is bound.
+    Kernel(Kernel),
+    /// Multiplies matrices of floats of this dtype: for each index of the outer dimensions, `out[i, j]` becomes the sum of
+    /// `left[i, k] * right[k, j]` over the one reduced dimension `k`; `i` and `j` are the inner dimensions. The operands
+    /// are `left`, `right` and `out`.
+    Matmul(DType),
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Work::Kernel(kernel) => kernel.fmt(f),
+            Work::Matmul(dtype) => write!(
+                f,
+                "matmul {dtype} {{\n  in  m0, m1\n  out m2\n  m2[i, j] = sum over k of m0[i, k] * m1[k, j]\n}}"
+            ),
+        }
+    }
+}
+
+/// One piece of work and what it runs on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Step {
-    /// The kernel; its operands' `access` is set when it is bound.
-    pub kernel: Kernel,
-    /// One for each operand of the kernel.
+    /// What it does.
+    pub work: Work,
+    /// One for each operand of the work.
     pub operands: Vec<Access>,
     /// One for each parameter of the kernel.
     pub params: Vec<ParamSource>,
     /// The sizes of the domain's axes.
     pub domain: Shape,
-    /// The axes of the domain that are the kernel's outer, reduced and inner dimensions, each in order.
+    /// The axes of the domain that are the outer, reduced and inner dimensions, each in order.
     pub outer: SmallVec<[u8; 4]>,
     /// See `outer`.
     pub reduced: SmallVec<[u8; 4]>,
     /// See `outer`.
     pub inner: SmallVec<[u8; 4]>,
-    /// Why this kernel is one of its own, for `explain`.
+    /// Why this is a step of its own, for `explain`.
     pub reason: String,
     /// The first of the steps, all between it and this one among them, that this one may run together with: they run
     /// over the same domain, read a same array of it, and do not wait for each other. What they read is then read from
@@ -139,7 +163,7 @@ pub struct Plan {
     pub graph: Graph,
     /// All buffers.
     pub buffers: Vec<Buffer>,
-    /// The kernels in the order in which they run.
+    /// What is to be run, in order.
     pub steps: Vec<Step>,
     /// The buffer of each output of the graph; outputs that are the same node share one.
     pub outputs: Vec<BufferId>,
@@ -274,9 +298,11 @@ impl Step {
             });
             offsets.push(offset);
         }
-        let is_empty = launch.outer.contains(&0)
-            || (launch.inner.contains(&0) && (self.kernel.nest == Nest::Columns || !self.stores_per_row()));
-        launch.canonicalize(&self.kernel);
+        let is_empty = launch.outer.contains(&0) || (launch.inner.contains(&0) && !self.stores_per_row());
+        match &self.work {
+            Work::Kernel(kernel) => launch.canonicalize(kernel),
+            Work::Matmul(_) => launch.merge_outer(),
+        }
         let params = self
             .params
             .iter()
@@ -288,18 +314,29 @@ impl Step {
         Ok(Bound { launch, offsets, params, is_empty })
     }
 
-    /// The kernel with the access of each operand that this launch has: what the code cache is keyed by.
-    pub fn specialize(&self, launch: &Launch) -> Kernel {
-        let mut kernel = self.kernel.clone();
-        let access: SmallVec<[_; 8]> = launch.access(&kernel).collect();
-        for (operand, access) in kernel.operands.iter_mut().zip(access) {
-            operand.access = access;
+    /// The kernel, if it runs one.
+    pub fn kernel(&self) -> Option<&Kernel> {
+        match &self.work {
+            Work::Kernel(kernel) => Some(kernel),
+            Work::Matmul(_) => None,
         }
-        kernel
+    }
+
+    /// The work, a kernel with the access of each operand that this launch has: what the code cache is keyed by.
+    pub fn specialize(&self, launch: &Launch) -> Work {
+        let mut work = self.work.clone();
+        if let Work::Kernel(kernel) = &mut work {
+            let access: SmallVec<[_; 8]> = launch.access(kernel).collect();
+            for (operand, access) in kernel.operands.iter_mut().zip(access) {
+                operand.access = access;
+            }
+        }
+        work
     }
 
     /// True if this step and another one may run at the same time and gain from it; see [`Step::together`].
     fn goes_with(&self, other: &Step, buffers: &[Buffer]) -> bool {
+        let (Some(kernel), Some(other_kernel)) = (self.kernel(), other.kernel()) else { return false };
         let writes = |step: &Step, buffer: BufferId| step.accesses(Role::Out).any(|a| a.buffer == buffer);
         let waits = |step: &Step, other: &Step| step.accesses(Role::In).any(|a| writes(other, a.buffer));
         let whole = |access: &Access| {
@@ -308,7 +345,7 @@ impl Step {
             access.axes.len() == self.domain.len()
                 && (!access.views.is_empty() || shape.iter().zip(&access.axes).all(fits))
         };
-        (self.kernel.nest, other.kernel.nest) == (Nest::Rows, Nest::Rows)
+        (kernel.nest, other_kernel.nest) == (Nest::Rows, Nest::Rows)
             && !self.domain.is_empty()
             && self.domain == other.domain
             && !waits(self, other)
@@ -316,14 +353,25 @@ impl Step {
             && self.accesses(Role::In).any(|a| whole(a) && other.accesses(Role::In).any(|b| a == b))
     }
 
-    /// What the kernel reads, or writes.
-    fn accesses(&self, role: Role) -> impl Iterator<Item = &Access> {
-        let operands = self.kernel.operands.iter().zip(&self.operands);
-        operands.filter(move |(operand, _)| operand.role == role).map(|(_, access)| access)
+    /// What it reads, or writes.
+    pub fn accesses(&self, role: Role) -> impl Iterator<Item = &Access> {
+        self.operands.iter().enumerate().filter(move |(n, _)| self.role(*n) == role).map(|(_, access)| access)
     }
 
+    /// Whether it reads its n-th operand, or writes it.
+    pub fn role(&self, n: usize) -> Role {
+        match &self.work {
+            Work::Kernel(kernel) => kernel.operands[n].role,
+            Work::Matmul(_) if n < 2 => Role::In,
+            Work::Matmul(_) => Role::Out,
+        }
+    }
+
+    /// True if it stores something even if there are no inner elements.
     fn stores_per_row(&self) -> bool {
-        self.kernel.operands.iter().any(|o| o.role == Role::Out && o.level == Level::Row)
+        self.kernel().is_some_and(|kernel| {
+            kernel.nest == Nest::Rows && kernel.operands.iter().any(|o| o.role == Role::Out && o.level == Level::Row)
+        })
     }
 }
 

@@ -113,6 +113,14 @@ pub enum ConstraintKind {
     InRange(DimId, i64),
     /// A reduction without a value for no elements has some; the name is the function's.
     NonEmpty(SmallVec<[DimId; 2]>, &'static str),
+    /// Two shapes have a matrix product: the sizes that [`contracted`] picks are equal.
+    Product(Shape, Shape),
+}
+
+/// The dimensions of two operands of a matrix product along which it sums: the last one of the left operand, and of the
+/// right one the last but one, or the only one. Each has one dimension at least.
+pub fn contracted(left: &[DimId], right: &[DimId]) -> (DimId, DimId) {
+    (left[left.len() - 1], right[right.len().saturating_sub(2)])
 }
 
 /// Why a call cannot run with a graph.
@@ -261,6 +269,27 @@ impl Dims {
         Ok(shape)
     }
 
+    /// Has the dimensions that a matrix product sums along be of one size.
+    pub fn contract(&mut self, left: &[DimId], right: &[DimId], span: Option<Span>) -> Result<(), Diagnostic> {
+        let (a, b) = contracted(left, right);
+        if a == b {
+            return Ok(());
+        }
+        let size = |dim: DimId| self.known(dim).or(self.hint(dim));
+        match (size(a), size(b)) {
+            (Some(x), Some(y)) if x != y => {
+                let show = |dim: &DimId| size(*dim).map_or_else(|| self.name(*dim), |size| size.to_string());
+                let [left, right] = [left, right].map(|shape| shape.iter().map(show).collect());
+                Err(no_product(left, right, (x, y), span))
+            }
+            _ if self.known(a).is_some() && self.known(b).is_some() => Ok(()),
+            _ => {
+                self.require(ConstraintKind::Product(left.into(), right.into()), span);
+                Ok(())
+            }
+        }
+    }
+
     /// The size of each dimension, by [`DimId`], for these sizes of the symbols.
     pub fn sizes(&self, symbols: &[u64]) -> Vec<u64> {
         let mut sizes: Vec<u64> = Vec::with_capacity(self.dims.len());
@@ -294,6 +323,14 @@ impl Dims {
                         None => error,
                     }
                 }
+                ConstraintKind::Product(left, right) => {
+                    let (a, b) = contracted(left, right);
+                    if size(a) == size(b) {
+                        continue;
+                    }
+                    let [left, right] = [left, right].map(|s| s.iter().map(|d| size(*d).to_string()).collect());
+                    no_product(left, right, (size(a), size(b)), *span)
+                }
                 _ => continue,
             };
             return Err(Unmet::Error(Box::new(error)));
@@ -320,8 +357,13 @@ impl Dims {
             parent[drop.index()] = keep;
         };
         for constraint in &self.constraints {
-            if let ConstraintKind::Equal(a, b) = constraint.kind {
-                join(&mut parent, a, b);
+            match &constraint.kind {
+                ConstraintKind::Equal(a, b) => join(&mut parent, *a, *b),
+                ConstraintKind::Product(left, right) => {
+                    let (a, b) = contracted(left, right);
+                    join(&mut parent, a, b);
+                }
+                ConstraintKind::One(_) | ConstraintKind::InRange(..) | ConstraintKind::NonEmpty(..) => {}
             }
         }
         let mut slices: FxHashMap<(DimId, Slice), DimId> = FxHashMap::default();
@@ -361,6 +403,12 @@ impl Dims {
             }
         }
         Display(self, shape)
+    }
+
+    /// A dimension as in a shape, without the brackets.
+    pub fn name(&self, dim: DimId) -> String {
+        let shape = self.display(&[dim]).to_string();
+        shape[1..shape.len() - 1].to_owned()
     }
 
     /// `n`, `3`, or `n[1:-1]`; slices of slices follow each other.
@@ -444,6 +492,29 @@ fn mismatch(x: u64, y: u64, span: Option<Span>) -> Diagnostic {
         .hint("insert a dimension of size 1 with `x[:, None]`, or slice one operand");
     match span {
         Some(span) => error.at(span, format!("one operand has {x} here, the other {y}")),
+        None => error,
+    }
+}
+
+/// The message for two shapes without a matrix product; `x` and `y` are the sizes that should be one.
+fn no_product(left: Vec<String>, right: Vec<String>, (x, y): (u64, u64), span: Option<Span>) -> Diagnostic {
+    let show = |shape: &[String]| format!("[{}]", shape.join(", "));
+    let title = format!("shapes {} and {} have no matrix product", show(&left), show(&right));
+    let error = Diagnostic::new(Code::MatrixProduct, title).why(format!(
+        "it sums along the last dimension of the left operand and the {} of the right one: {x} is not {y}",
+        if right.len() == 1 { "only one" } else { "last but one" }
+    ));
+    let error = error.hint(match (left.as_slice(), right.as_slice()) {
+        ([.., k], [_, l]) if k == l && left.len() <= 2 => {
+            "to multiply with the transpose of the right operand write `x @ y.T`"
+        }
+        ([k, _], [l, ..]) if k == l && right.len() <= 2 => {
+            "to multiply with the transpose of the left operand write `x.T @ y`"
+        }
+        _ => "to multiply element by element write `x * y`",
+    });
+    match span {
+        Some(span) => error.at(span, format!("{x} in the left operand, {y} in the right one")),
         None => error,
     }
 }

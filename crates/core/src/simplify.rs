@@ -53,7 +53,7 @@ impl On {
             NodeKind::Cast(_) => self == On::Cast,
             NodeKind::Transpose(..) => self == On::Transpose,
             NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) => false,
-            NodeKind::Reduce(..) | NodeKind::Index(..) => false,
+            NodeKind::Reduce(..) | NodeKind::Matmul(_) | NodeKind::Index(..) => false,
         }
     }
 }

@@ -23,7 +23,7 @@ fn fusion_and_simplification_keep_every_bit() {
             let plan = planned(&graph, simplify, fuse);
             let got = run_plan(&plan, &symbols, &strided, interp::run);
             for (i, (want, got)) in want.iter().zip(&got).enumerate() {
-                let kernels = || plan.steps.iter().map(|s| format!("{}\n{}\n", s.reason, s.kernel)).collect::<String>();
+                let kernels = || plan.steps.iter().map(|s| format!("{}\n{}\n", s.reason, s.work)).collect::<String>();
                 assert!(
                     same(want, got),
                     "simplify {simplify}, fuse {fuse}, sizes {symbols:?}, output {i}\nwant {want:?}\ngot {got:?}\n{}",

@@ -13,6 +13,7 @@
 mod buffer;
 mod columns;
 mod fork;
+mod matmul;
 mod pack;
 mod pool;
 mod staged;
@@ -20,6 +21,7 @@ mod together;
 
 pub use buffer::{AlignedBuffer, BufferPool};
 pub use fork::forks;
+pub use matmul::Matmul;
 
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;

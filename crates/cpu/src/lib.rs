@@ -31,7 +31,7 @@ mod launch;
 mod wide;
 
 pub use jit::MemoryStats;
-pub use launch::{AlignedBuffer, BufferPool, Compiled, Prepared, RunOptions, forks};
+pub use launch::{AlignedBuffer, BufferPool, Compiled, Matmul, Prepared, RunOptions, forks};
 
 use clif::{Analysis, Target};
 use cranelift_codegen::Context;

@@ -39,7 +39,7 @@ fn machine_code_gives_the_interpreters_bits() {
                 run(compiler, threads, kernel, launch, memory, params);
             });
             for (i, (want, got)) in want.iter().zip(&got).enumerate() {
-                let kernels = || plan.steps.iter().map(|s| format!("{}\n{}\n", s.reason, s.kernel)).collect::<String>();
+                let kernels = || plan.steps.iter().map(|s| format!("{}\n{}\n", s.reason, s.work)).collect::<String>();
                 assert!(
                     same(want, got),
                     "{threads} threads, sizes {symbols:?}, output {i}\nwant {want:?}\ngot {got:?}\n{}",

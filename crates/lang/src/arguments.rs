@@ -2,7 +2,7 @@
 
 use crate::ast::{Argument, Expr, ExprId};
 use crate::limits::shown;
-use crate::lower::{Lower, Reported, TRANSPOSE, Value, is_reduction};
+use crate::lower::{Lower, Reported, TRANSPOSE, Value};
 use numfuse_core::diagnostic::{Code, Diagnostic, Span, suggest};
 use numfuse_core::dtype::DType;
 use numfuse_core::graph::{NodeId, ReduceOptions};
@@ -106,7 +106,7 @@ impl Lower<'_> {
     /// A call of a function or method of the op table.
     pub fn call_op(&mut self, op: Op, name: &str, given: Given<'_>, expr: &Expr) -> Result<Value, Reported> {
         let params = op.def().params;
-        if !is_reduction(op) {
+        if !op.def().is_reduction() {
             let bound = self.bind_all(name, params, params.len(), &given, expr.anchor)?;
             let operands: SmallVec<[ExprId; 4]> = bound.into_iter().flatten().collect();
             return self.apply(op, &operands, expr);

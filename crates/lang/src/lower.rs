@@ -14,7 +14,7 @@ use numfuse_core::diagnostic::{Code, Diagnostic, Span, suggest};
 use numfuse_core::dtype::DType;
 use numfuse_core::graph::{Graph, IndexItem, NodeId};
 use numfuse_core::literal::Literal;
-use numfuse_core::ops::{Fix, Op, OpKind};
+use numfuse_core::ops::{Fix, Op};
 use numfuse_core::shape::{DimId, Slice};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -632,9 +632,4 @@ fn foreign_letter(error: Diagnostic, name: &str) -> Diagnostic {
 /// True for a name that can be called.
 fn is_function(name: &str) -> bool {
     Op::named(name).is_some() || dtype_named(name).is_some() || name == TRANSPOSE
-}
-
-/// True if an op is a reduction.
-pub(crate) fn is_reduction(op: Op) -> bool {
-    !matches!(op.def().kind, OpKind::Elementwise(_))
 }

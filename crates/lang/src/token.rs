@@ -25,7 +25,7 @@ enum Raw {
     Word,
     #[regex(r"\.?[0-9]", number::scan)]
     Number(number::Number),
-    #[regex(r"\*\*|//|<<|>>|<=|>=|==|!=|[-+*/%&|^~<>]")]
+    #[regex(r"\*\*|//|<<|>>|<=|>=|==|!=|[-+*/%&|^~<>@]")]
     Operator,
     #[token("(")]
     LeftParen,
@@ -52,7 +52,7 @@ enum Raw {
     Newline,
     #[regex(r"#[^\n]*", allow_greedy = true)]
     Comment,
-    #[regex(r"&&|\|\||!|:=|->|=>|<>|@|\{|\}")]
+    #[regex(r"&&|\|\||!|:=|->|=>|<>|\{|\}")]
     Foreign,
     #[regex(r#"["']"#, string)]
     String,
@@ -242,12 +242,6 @@ pub(crate) static FOREIGN: &[Foreign] = &[
     Foreign::infix("&&", Code::Syntax, "`&&` is no operator", "write `and`, which works element by element"),
     Foreign::infix("||", Code::Syntax, "`||` is no operator", "write `or`, which works element by element"),
     Foreign::infix("<>", Code::Syntax, "`<>` is no operator", "write `!=`"),
-    Foreign::infix(
-        "@",
-        Code::NotAnExpression,
-        "there is no matrix product",
-        "multiply and add: `sum(x[:, :, None] * y[None, :, :], axis=1)`",
-    ),
     Foreign {
         text: "!",
         code: Code::Syntax,

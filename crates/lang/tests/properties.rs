@@ -51,7 +51,7 @@ fn token() -> impl Strategy<Value = &'static str> {
         4 => prop::sample::select(vec!["+", "-", "*", "/", "//", "%", "**", "<", "<=", "==", "&", "^", "<<", "and", "or"]),
         2 => prop::sample::select(vec!["not", "~", "if", "else", ".T", ":", ",", "=", ";", "\n", ".", " # x\n"]),
         4 => prop::sample::select(vec!["(", ")", "[", "]", "sum(", "min(", "where(", ".sum(axis=", "[1:", "[None", "f64("]),
-        1 => prop::sample::select(vec!["lambda", "\"s\"", "&&", "2x", "0b2", "$", "\0", "\u{202e}", "é", "x.y", "@", "!"]),
+        1 => prop::sample::select(vec!["lambda", "\"s\"", "&&", "2x", "0b2", "$", "\0", "\u{202e}", "é", "x.y", "!"]),
     ]
 }
 

@@ -12,8 +12,8 @@ use numfuse_core::diagnostic::{Code, Diagnostic, suggest};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Kernel, Level, Role, StageKind};
 use numfuse_core::pipeline;
-use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided};
-use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK};
+use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided, Work};
+use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK, contracted};
 use numfuse_cpu::Tier;
 use std::fmt::{self, Write};
 
@@ -195,12 +195,16 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
     let known = symbols.is_some().then_some(sizes.as_slice());
     stages.push((Stage::Plan, plan_text(&plan, known)));
 
-    let kernels = kernels(&plan, &sizes).map_err(in_text)?;
+    let steps = steps(&plan, &sizes).map_err(in_text)?;
     let compiler = shared.code.compiler();
     let mut each = |stage: Stage, title: &dyn Fn(&Kernel) -> String, show: &dyn Fn(&Kernel) -> String| {
         let mut text = String::new();
-        for (i, kernel) in kernels.iter().enumerate() {
-            let _ = writeln!(text, "k{i}:{}\n{}", title(kernel), show(kernel).trim_end());
+        for (i, work) in steps.iter().enumerate() {
+            let _ = match work {
+                Work::Kernel(kernel) => writeln!(text, "k{i}:{}\n{}", title(kernel), show(kernel).trim_end()),
+                Work::Matmul(_) if stage == Stage::Kernel => writeln!(text, "k{i}:\n{work}"),
+                Work::Matmul(dtype) => writeln!(text, "k{i}: no kernel, but a product of matrices of {dtype}"),
+            };
         }
         stages.push((stage, text));
     };
@@ -225,8 +229,8 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
     Ok(Explanation { stages })
 }
 
-/// The kernels of a plan as they are compiled for row-major inputs of these sizes.
-fn kernels(plan: &Plan, sizes: &[u64]) -> Result<Vec<Kernel>, Diagnostic> {
+/// The steps of a plan, kernels as they are compiled for row-major inputs of these sizes.
+fn steps(plan: &Plan, sizes: &[u64]) -> Result<Vec<Work>, Diagnostic> {
     let inputs = plan.graph.inputs().iter().map(|input| {
         let node = plan.graph.node(input.node);
         let shape: Vec<u64> = node.shape.iter().map(|d| sizes[d.index()]).collect();
@@ -260,8 +264,7 @@ pub fn plan_text(plan: &Plan, sizes: Option<&[u64]>) -> String {
     let mut text = String::new();
     for (i, step) in plan.steps.iter().enumerate() {
         let buffers = |role: Role| {
-            let operands = step.kernel.operands.iter().zip(&step.operands);
-            let mut found: Vec<BufferId> = operands.filter(|(o, _)| o.role == role).map(|(_, a)| a.buffer).collect();
+            let mut found: Vec<BufferId> = step.accesses(role).map(|a| a.buffer).collect();
             found.sort_unstable();
             found.dedup();
             found
@@ -272,21 +275,29 @@ pub fn plan_text(plan: &Plan, sizes: Option<&[u64]>) -> String {
         };
         let _ = writeln!(text, "k{i}: {} -> {}", names(Role::In), names(Role::Out));
         let _ = writeln!(text, "    {}", step.reason);
-        let moved = |role: Role| -> usize {
-            let inner = step.kernel.operands.iter().filter(|o| o.role == role && o.level == Level::Inner);
-            inner.map(|o| o.dtype.size()).sum()
-        };
-        let operations = step.kernel.ops_per_element();
-        let loops = step.kernel.stages.iter().filter(|s| s.kind == StageKind::Loop).count();
         let each =
             if step.domain.is_empty() { String::new() } else { format!(" for each of {}", dims.display(&step.domain)) };
-        let passes = if loops > 1 { format!(", in {loops} passes over a row") } else { String::new() };
-        let _ = writeln!(
-            text,
-            "    {operations} operations, {} bytes read, {} bytes written{each}{passes}",
-            moved(Role::In),
-            moved(Role::Out)
-        );
+        let operations = match &step.work {
+            Work::Kernel(kernel) => {
+                let moved = |role: Role| -> usize {
+                    let inner = kernel.operands.iter().filter(|o| o.role == role && o.level == Level::Inner);
+                    inner.map(|o| o.dtype.size()).sum()
+                };
+                let (operations, read, written) = (kernel.ops_per_element(), moved(Role::In), moved(Role::Out));
+                let loops = kernel.stages.iter().filter(|s| s.kind == StageKind::Loop).count();
+                let passes = if loops > 1 { format!(", in {loops} passes over a row") } else { String::new() };
+                let _ = writeln!(
+                    text,
+                    "    {operations} operations, {read} bytes read, {written} bytes written{each}{passes}"
+                );
+                operations
+            }
+            // A multiplication and an addition.
+            Work::Matmul(_) => {
+                let _ = writeln!(text, "    2 operations{each}");
+                2
+            }
+        };
         if let Some(sizes) = sizes {
             let moved = |role: Role| buffers(role).into_iter().map(|b| bytes(b, sizes)).fold(0, u64::saturating_add);
             let total = count(&step.domain, sizes).saturating_mul(operations as u64);
@@ -323,16 +334,17 @@ pub fn plan_text(plan: &Plan, sizes: Option<&[u64]>) -> String {
 
 fn requirement(plan: &Plan, kind: &ConstraintKind) -> String {
     let dims = &plan.graph.dims;
-    let show = |d: &DimId| {
-        let text = dims.display(std::slice::from_ref(d)).to_string();
-        text[1..text.len() - 1].to_owned()
-    };
+    let show = |d: &DimId| dims.name(*d);
     match kind {
         ConstraintKind::Equal(a, b) => format!("{} == {}", show(a), show(b)),
         ConstraintKind::One(d) => format!("{} == 1", show(d)),
         ConstraintKind::InRange(d, index) => format!("index {index} in range of {}", show(d)),
         ConstraintKind::NonEmpty(list, name) => {
             format!("{} > 0, for `{name}`", list.iter().map(show).collect::<Vec<_>>().join(" * "))
+        }
+        ConstraintKind::Product(left, right) => {
+            let (a, b) = contracted(left, right);
+            format!("{} == {}, for a matrix product", show(&a), show(&b))
         }
     }
 }

@@ -142,14 +142,14 @@ impl<'a> Expr<'a> {
         };
         let operands: Vec<Expr<'a>> = operands.into_iter().collect();
         let def = op.def();
-        let arity = if let OpKind::Elementwise(_) = def.kind { def.params.len() } else { 1 };
+        let arity = if def.is_reduction() { 1 } else { def.params.len() };
         if operands.len() != arity {
             let plural = if arity == 1 { "" } else { "s" };
             let title = format!("`{name}` takes {arity} operand{plural}, not {}", operands.len());
             return Err(Error::new(Code::Arguments, title));
         }
         Ok(match def.kind {
-            OpKind::Elementwise(_) => Expr::new(Kind::Apply(op), operands),
+            OpKind::Elementwise(_) | OpKind::Product(_) => Expr::new(Kind::Apply(op), operands),
             OpKind::Reduce(_) | OpKind::Composite(_) => Expr::new(Kind::Reduce(op, ReduceOptions::default()), operands),
         })
     }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{doc_env, root, show_results};
-use numfuse::ops::{Op, OpDef, OpKind, Types};
+use numfuse::ops::{Op, OpDef, Types};
 use numfuse::{Array, Engine, Env};
 use std::fmt::Write;
 use std::fs;
@@ -146,7 +146,7 @@ fn params(def: &OpDef) -> String {
         "ddof" => "ddof=0",
         _ => "",
     };
-    let reduces = !matches!(def.kind, OpKind::Elementwise(_));
+    let reduces = def.is_reduction();
     let shown = def.params.iter().map(|p| if reduces && !default(p).is_empty() { default(p) } else { p });
     shown.collect::<Vec<_>>().join(", ")
 }

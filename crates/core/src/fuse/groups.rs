@@ -57,6 +57,8 @@ enum Why {
     OtherAxes(Reducer),
     /// Computed by several kernels, at this cost.
     Shared(u32),
+    Product,
+    OperandOfProduct,
     FusionOff,
 }
 
@@ -75,6 +77,8 @@ impl fmt::Display for Why {
             Why::Shared(cost) => {
                 write!(f, "shared by kernels that would each spend about {cost} operations on it")
             }
+            Why::Product => f.write_str("a product of matrices is no kernel"),
+            Why::OperandOfProduct => f.write_str("a product of matrices reads it"),
             Why::FusionOff => f.write_str("fusion is off"),
         }
     }
@@ -257,6 +261,19 @@ impl<'g> Grouper<'g> {
                         }
                     }
                 }
+                NodeKind::Matmul(operands) => {
+                    folds[id.index()] = false;
+                    stored[id.index()].get_or_insert(Why::Product);
+                    for base in operands.map(|x| base_of_views(graph, x)) {
+                        if !matches!(graph.node(base).kind, NodeKind::Input(_)) {
+                            let why = &mut stored[base.index()];
+                            if matches!(why, None | Some(Why::UnderView)) {
+                                *why = Some(Why::OperandOfProduct);
+                            }
+                            cost[base.index()] = 0;
+                        }
+                    }
+                }
                 NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) | NodeKind::Reduce(..) => {}
             }
         }
@@ -294,7 +311,7 @@ impl<'g> Grouper<'g> {
     /// Adds a node to one of the latest groups, if it fits its loops and something is then read or computed once
     /// instead of twice.
     fn join(&mut self, id: NodeId) -> bool {
-        if self.joins == 0 || self.groups.is_empty() {
+        if self.joins == 0 || self.groups.is_empty() || self.is_product(id) {
             return false;
         }
         let inputs = self.inputs_below(id);
@@ -322,6 +339,16 @@ impl<'g> Grouper<'g> {
     /// Opens a group for a node, storing what does not fit into it.
     fn open(&mut self, id: NodeId) {
         let (frame, axes) = self.frame_for(id);
+        if let NodeKind::Matmul(operands) = &self.graph.node(id).kind {
+            let memory = operands.map(|x| memory_of(self.graph, x, |id| self.is_stored(id)));
+            let (mut inputs, mut reads): (Vec<NodeId>, Vec<NodeId>) =
+                memory.into_iter().partition(|id| !self.is_stored(*id));
+            reads.sort_unstable();
+            reads.dedup();
+            inputs.sort_unstable();
+            let found = Found { reads, inputs, ..Found::default() };
+            return self.set(self.groups.len(), frame, vec![(id, axes)], found);
+        }
         loop {
             match self.explore(&frame, vec![(id, axes.clone())]) {
                 Some((found, roots)) if found.must_store.is_empty() => {
@@ -380,6 +407,11 @@ impl<'g> Grouper<'g> {
         for why in group.roots.iter().filter_map(|(root, _)| self.stored[root.index()]) {
             let _ = write!(text, "{}{why}", if text.is_empty() { "" } else { ", " });
         }
+        if let Some(NodeKind::Matmul(operands)) = group.roots.first().map(|(root, _)| &self.graph.node(*root).kind) {
+            let [left, right] = operands.map(|x| self.graph.dims.display(&self.graph.node(x).shape).to_string());
+            let _ = write!(text, ": the matrix product of {left} and {right}");
+            return text;
+        }
         let Frame { nest, domain, outer, .. } = &group.frame;
         let _ = write!(text, ": {}", describe(*nest, domain, *outer, &self.graph.dims));
         text
@@ -434,6 +466,9 @@ impl<'g> Grouper<'g> {
     /// The axes of a node as a root of this frame: at the element level, at the row level, or at the column level.
     fn axes_in(&self, frame: &Frame, id: NodeId) -> Option<Axes> {
         let node = self.graph.node(id);
+        if self.is_product(id) {
+            return None;
+        }
         let all = |axes: Axes| {
             let dims: Shape = axes.iter().map(|a| frame.domain[*a as usize]).collect();
             self.all_same(&dims, &node.shape).then_some(axes)
@@ -565,6 +600,10 @@ impl<'g> Grouper<'g> {
 
     // Exploring.
 
+    fn is_product(&self, id: NodeId) -> bool {
+        matches!(self.graph.node(id).kind, NodeKind::Matmul(_))
+    }
+
     fn is_elementwise(&self, id: NodeId) -> bool {
         matches!(self.graph.node(id).kind, NodeKind::Apply(..) | NodeKind::Cast(_))
     }
@@ -664,6 +703,7 @@ impl<'g> Grouper<'g> {
                         stack.push((*operand, below, inside));
                     }
                 }
+                NodeKind::Matmul(_) => unreachable!("a product of matrices is stored, and in no kernel"),
                 NodeKind::Reduce(reducer, x, reduced) => {
                     let axes = &seen.axes[axes_id as usize];
                     match self.operand_axes(frame, axes, *x, reduced) {
@@ -760,6 +800,15 @@ impl<'g> Grouper<'g> {
         }
         false
     }
+}
+
+/// The node whose memory a node that is stored, an input, or a view of such, is in.
+pub(crate) fn memory_of(graph: &Graph, mut id: NodeId, is_stored: impl Fn(NodeId) -> bool) -> NodeId {
+    while !is_stored(id) {
+        let (NodeKind::Transpose(x, _) | NodeKind::Index(x, _)) = graph.node(id).kind else { break };
+        id = x;
+    }
+    id
 }
 
 /// The node below a chain of views.

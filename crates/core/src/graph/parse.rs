@@ -85,6 +85,11 @@ impl<'a> Reader<'a> {
             }
             "size" => NodeKind::Size(self.bracketed(Self::dim)?),
             "cast" => NodeKind::Cast(self.id()?),
+            "matmul" => {
+                let left = self.id()?;
+                self.expect(",")?;
+                NodeKind::Matmul([left, self.id()?])
+            }
             "transpose" => NodeKind::Transpose(self.id()?, self.bracketed(Self::number)?),
             "index" => NodeKind::Index(self.id()?, self.bracketed::<_, 4>(Self::index_item)?.into_vec().into()),
             _ => match (Op::named(word), Reducer::ALL.iter().find(|r| r.name() == word)) {
@@ -132,6 +137,10 @@ impl<'a> Reader<'a> {
             let at = self.at;
             let op = Op::named(self.word()?).ok_or_else(|| self.error(at, "a reduction"))?;
             return Ok(ConstraintKind::NonEmpty(dims, op.name()));
+        }
+        if self.eat("product") {
+            let left = self.bracketed(Self::dim)?;
+            return Ok(ConstraintKind::Product(left, self.bracketed(Self::dim)?));
         }
         let start = self.at;
         if self.peek().is_some_and(|c| c == '-' || c.is_ascii_digit()) {
@@ -367,6 +376,9 @@ mod tests {
   n9 = input \"two words\": bool
   n10 = size [n, m]: i64 weak
   n11 = index n5 [::2, :]: f64[n[1:-1][::2], 1]
+  n12 = input b: f64[k, 2]
+  n13 = matmul n0, n12: f64[n, 2]
+  require product [n, m] [k, 2]
   require 3 in m
   require n == m
   require nonempty [n, m] for min
@@ -387,6 +399,9 @@ mod tests {
             ("multiply n2, n0", "multiply n1, n0", "an operand is i64"),
             ("multiply n2, n0", "multiply n2, n9", "a node that stands above"),
             ("multiply n2, n0", "multply n2, n0", "what the node computes"),
+            ("matmul n0, n12: f64[n, 2]", "matmul n0, n12: f64[m, 2]", "the wrong dimensions"),
+            ("matmul n0, n12: f64[n, 2]", "matmul n12, n0: f64[k, m]", "sums along"),
+            ("require product [n, m] [k, 2]", "", "sums along"),
             ("[1:-1, None, 3]", "[1:-1, 3]", "more dimensions than items"),
             ("[1:-1, None, 3]", "[1:-1, None]", "1 items for 2 dimensions"),
             ("axes=[0, 1]: f64", "axes=[1, 0]: f64", "axes [1, 0]"),

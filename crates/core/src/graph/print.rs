@@ -15,7 +15,7 @@
 //! The text leaves out what only serves messages: the spans of constraints and the texts of guards.
 
 use super::{Graph, IndexItem, NodeId, NodeKind};
-use crate::shape::{Constraint, ConstraintKind, DimId};
+use crate::shape::{Constraint, ConstraintKind};
 use std::fmt::{self, Display, Formatter};
 
 impl Display for Graph {
@@ -27,10 +27,13 @@ impl Display for Graph {
         for Constraint { kind, .. } in self.dims.constraints() {
             f.write_str("  require ")?;
             match kind {
-                ConstraintKind::Equal(a, b) => writeln!(f, "{} == {}", self.dim_name(*a), self.dim_name(*b))?,
-                ConstraintKind::One(dim) => writeln!(f, "{} == 1", self.dim_name(*dim))?,
-                ConstraintKind::InRange(dim, index) => writeln!(f, "{index} in {}", self.dim_name(*dim))?,
+                ConstraintKind::Equal(a, b) => writeln!(f, "{} == {}", self.dims.name(*a), self.dims.name(*b))?,
+                ConstraintKind::One(dim) => writeln!(f, "{} == 1", self.dims.name(*dim))?,
+                ConstraintKind::InRange(dim, index) => writeln!(f, "{index} in {}", self.dims.name(*dim))?,
                 ConstraintKind::NonEmpty(dims, of) => writeln!(f, "nonempty {} for {of}", self.dims.display(dims))?,
+                ConstraintKind::Product(left, right) => {
+                    writeln!(f, "product {} {}", self.dims.display(left), self.dims.display(right))?;
+                }
             }
         }
         for guard in &self.guards {
@@ -69,12 +72,6 @@ impl Graph {
         Type(self, id)
     }
 
-    /// A dimension as in a shape, without the brackets.
-    pub(super) fn dim_name(&self, dim: DimId) -> String {
-        let shape = self.dims.display(&[dim]).to_string();
-        shape[1..shape.len() - 1].to_owned()
-    }
-
     fn write_node(&self, f: &mut Formatter<'_>, id: NodeId) -> fmt::Result {
         write!(f, "{id} = ")?;
         match &self.node(id).kind {
@@ -88,6 +85,7 @@ impl Graph {
             NodeKind::Apply(op, args) => write!(f, "{op}{}", List(args))?,
             NodeKind::Cast(x) => write!(f, "cast {x}")?,
             NodeKind::Reduce(reducer, x, axes) => write!(f, "{} {x} axes={axes:?}", reducer.name())?,
+            NodeKind::Matmul(operands) => write!(f, "matmul{}", List(operands))?,
             NodeKind::Transpose(x, perm) => write!(f, "transpose {x} {perm:?}")?,
             NodeKind::Index(x, items) => {
                 write!(f, "index {x} [")?;

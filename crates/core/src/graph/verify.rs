@@ -82,7 +82,8 @@ fn verify_node(graph: &Graph, classes: &Classes, id: NodeId, node: &Node) -> Che
                 check(arg.dtype == *want, || format!("an operand is {}, `{op}` computes in {want}", arg.dtype))?;
             }
             check(type_of(node) == signature.result, || format!("the result should be {:?}", signature.result))?;
-            broadcasts(graph, classes, node, args)
+            let shapes: SmallVec<[&[DimId]; 3]> = args.iter().map(|a| graph.node(*a).shape.as_slice()).collect();
+            broadcasts(graph, classes, &node.shape, &shapes)
         }
         NodeKind::Cast(x) => {
             let from = graph.node(*x);
@@ -104,6 +105,23 @@ fn verify_node(graph: &Graph, classes: &Classes, id: NodeId, node: &Node) -> Che
             check(ascending && in_range, || format!("axes {axes:?} of rank {}", from.shape.len()))?;
             let kept = (0..from.shape.len()).filter(|a| !axes.contains(&(*a as u8))).map(|a| from.shape[a]);
             check(kept.eq(node.shape.iter().copied()), || "the wrong dimensions are left".into())
+        }
+        NodeKind::Matmul(operands) => {
+            let [x, y] = operands.map(|x| graph.node(x));
+            check(node.dtype.is_float(), || "a product of matrices that are not of floats".into())?;
+            check([x, y].iter().all(|x| x.dtype == node.dtype), || "a product of another dtype".into())?;
+            check(node.weak == (x.weak && y.weak), || {
+                "a product that is weak, or is not, against its operands".into()
+            })?;
+            let (([left @ .., m, k], [right @ .., l, n]), [result @ .., p, q]) = ((&*x.shape, &*y.shape), &*node.shape)
+            else {
+                return Err("a product of what are no matrices".into());
+            };
+            check(classes.same(*k, *l), || {
+                format!("it sums along {} and {}", graph.dims.name(*k), graph.dims.name(*l))
+            })?;
+            check((m, n) == (p, q), || "the wrong dimensions".into())?;
+            broadcasts(graph, classes, result, &[left, right])
         }
         NodeKind::Transpose(x, perm) => {
             let from = graph.node(*x);
@@ -160,22 +178,21 @@ fn is_sliced(dims: &Dims, result: DimId, of: DimId, slice: Slice) -> bool {
     }
 }
 
-/// Checks that a node has the shape that its operands broadcast to under the graph's constraints.
-fn broadcasts(graph: &Graph, classes: &Classes, node: &Node, args: &[NodeId]) -> Check {
-    let shapes: SmallVec<[&[DimId]; 3]> = args.iter().map(|a| graph.node(*a).shape.as_slice()).collect();
+/// Checks that a shape is what others broadcast to under the graph's constraints.
+fn broadcasts(graph: &Graph, classes: &Classes, shape: &[DimId], shapes: &[&[DimId]]) -> Check {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
-    check(rank == node.shape.len(), || format!("rank {} from operands of rank {rank}", node.shape.len()))?;
-    for (from_end, result) in node.shape.iter().rev().enumerate() {
+    check(rank == shape.len(), || format!("rank {} from operands of rank {rank}", shape.len()))?;
+    for (from_end, result) in shape.iter().rev().enumerate() {
         let met = shapes.iter().filter_map(|s| s.iter().rev().nth(from_end));
         let mut found = false;
         for dim in met {
             let same = classes.same(*dim, *result);
             check(same || classes.is_one(*dim), || {
-                format!("size {} where {} is wanted", graph.dim_name(*dim), graph.dim_name(*result))
+                format!("size {} where {} is wanted", graph.dims.name(*dim), graph.dims.name(*result))
             })?;
             found |= same;
         }
-        check(found, || format!("no operand has size {}", graph.dim_name(*result)))?;
+        check(found, || format!("no operand has size {}", graph.dims.name(*result)))?;
     }
     Ok(())
 }
@@ -204,7 +221,8 @@ impl Classes {
         let mut classes = Classes { one: vec![false; class.len()], class };
         let asked = dims.constraints().iter().filter_map(|c| match c.kind {
             ConstraintKind::One(dim) => Some(dim),
-            ConstraintKind::Equal(..) | ConstraintKind::InRange(..) | ConstraintKind::NonEmpty(..) => None,
+            ConstraintKind::Equal(..) | ConstraintKind::InRange(..) => None,
+            ConstraintKind::NonEmpty(..) | ConstraintKind::Product(..) => None,
         });
         for dim in dims.iter().filter(|d| dims.known(*d) == Some(1)).chain(asked) {
             let root = classes.root(dim);

@@ -11,12 +11,14 @@
 
 use super::{Builder, Level, Nest, Role, StageKind, Value};
 use crate::dtype::DType;
-use crate::fuse::{Axes, Frame, Group, base_of_views, is_trivial_view, of_operand, op_cost, through_trivial_view};
+use crate::fuse::{
+    Axes, Frame, Group, base_of_views, is_trivial_view, memory_of, of_operand, op_cost, through_trivial_view,
+};
 use crate::graph::{Graph, NodeId, NodeKind};
 use crate::intern::{self, Index};
 use crate::literal::Literal;
 use crate::ops::{Op, OpKind};
-use crate::plan::{Access, Buffer, BufferId, BufferKind, ParamSource, Plan, Step, View};
+use crate::plan::{Access, Buffer, BufferId, BufferKind, ParamSource, Plan, Step, View, Work};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -26,7 +28,7 @@ const SCRATCH_COST: u32 = 12;
 /// Integer exponents and counts up to this are constants of the kernel: the body of `pow` has products for them.
 const SMALL: i64 = 64;
 
-/// The plan of a graph: a kernel for each group, in their order, and the buffers between them.
+/// The plan of a graph: a step for each group, in their order, and the buffers between them.
 pub fn lower(graph: Graph, groups: Vec<Group>) -> Plan {
     let mut buffers = Buffers { buffers: Vec::new(), stored: vec![None; graph.len()], first_input: 0 };
     // An output that is an input is a copy of it, in a buffer of its own; loads of the input go to the input's.
@@ -41,7 +43,10 @@ pub fn lower(graph: Graph, groups: Vec<Group>) -> Plan {
     }
     let mut steps: Vec<Step> = Vec::with_capacity(groups.len());
     for group in groups {
-        let step = lower_group(&graph, group, &buffers);
+        let step = match graph.node(group.roots[0].0).kind {
+            NodeKind::Matmul(operands) => matmul(&graph, group, operands, &buffers),
+            _ => lower_group(&graph, group, &buffers),
+        };
         for access in &step.operands {
             let buffer = &mut buffers.buffers[access.buffer.index()];
             buffer.first = buffer.first.min(steps.len());
@@ -97,6 +102,60 @@ impl Buffers {
     }
 }
 
+/// The step of a product of matrices.
+fn matmul(graph: &Graph, group: Group, operands: [NodeId; 2], buffers: &Buffers) -> Step {
+    let Group { roots, reads, reason, .. } = group;
+    let root = roots[0].0;
+    let node = graph.node(root);
+    // The axes of the domain: the outer ones, then those of `i`, `k` and `j`.
+    let outer = node.shape.len() as u8 - 2;
+    let (i, k, j) = (outer, outer + 1, outer + 2);
+    let access = |x: NodeId, matrix: [u8; 2]| {
+        let (base, views) = through_views(graph, x, &reads);
+        let leading = (graph.rank(x) - 2) as u8;
+        let axes = (outer - leading..outer).chain(matrix).collect();
+        Access { buffer: buffers.read(graph, base), views, axes }
+    };
+    let out =
+        Access { buffer: buffers.written(root), views: SmallVec::new(), axes: (0..outer).chain([i, j]).collect() };
+    let mut domain = node.shape.clone();
+    let left = &graph.node(operands[0]).shape;
+    domain.insert(k as usize, left[left.len() - 1]);
+    Step {
+        work: Work::Matmul(node.dtype),
+        operands: vec![access(operands[0], [i, k]), access(operands[1], [k, j]), out],
+        params: Vec::new(),
+        domain,
+        outer: (0..outer).collect(),
+        reduced: SmallVec::from_slice(&[k]),
+        inner: SmallVec::from_slice(&[i, j]),
+        reason,
+        together: None,
+    }
+}
+
+/// The memory of a node, one of `reads` or an input, and the views through which it is seen.
+fn through_views(graph: &Graph, node: NodeId, reads: &[NodeId]) -> (NodeId, SmallVec<[View; 1]>) {
+    let base = memory_of(graph, node, |id| reads.binary_search(&id).is_ok());
+    let mut views: SmallVec<[View; 1]> = SmallVec::new();
+    let mut at = node;
+    while at != base {
+        match &graph.node(at).kind {
+            NodeKind::Transpose(x, perm) => {
+                views.push(View::Transpose(perm.clone()));
+                at = *x;
+            }
+            NodeKind::Index(x, items) => {
+                views.push(View::Index(items.clone()));
+                at = *x;
+            }
+            _ => break,
+        }
+    }
+    views.reverse();
+    (base, views)
+}
+
 /// The kernel of a group.
 fn lower_group(graph: &Graph, group: Group, buffers: &Buffers) -> Step {
     let Group { frame, roots, reads, reductions, reason, .. } = group;
@@ -126,7 +185,7 @@ fn lower_group(graph: &Graph, group: Group, buffers: &Buffers) -> Step {
     let axes = |range: std::ops::Range<usize>| range.map(|a| a as u8).collect();
     let rank = frame.domain.len();
     Step {
-        kernel: builder.finish(),
+        work: Work::Kernel(builder.finish()),
         operands,
         params,
         outer: axes(0..frame.outer),
@@ -265,7 +324,8 @@ impl Lowering<'_> {
                 }
             }
             NodeKind::Index(..) | NodeKind::Transpose(..) => {}
-            NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) | NodeKind::Reduce(..) => {}
+            NodeKind::Input(_) | NodeKind::Const(_) | NodeKind::Size(_) => {}
+            NodeKind::Reduce(..) | NodeKind::Matmul(_) => {}
         }
         operands
     }
@@ -562,6 +622,7 @@ impl Lowering<'_> {
                 Some(index) => self.builder.reduced(index),
                 None => unreachable!("fusion placed {} in this kernel", term.node),
             },
+            NodeKind::Matmul(_) => unreachable!("{} is no part of a kernel", term.node),
             NodeKind::Apply(op, args) => {
                 let OpKind::Elementwise(body) = op.def().kind else { unreachable!("{op} is elementwise") };
                 if let Some(constant) = args.get(1).and_then(|a| small_constant(self.graph, *op, *a)) {
@@ -577,22 +638,7 @@ impl Lowering<'_> {
     /// Loads a term that is in memory, or a view of one.
     fn load(&mut self, id: TermId) -> Value {
         let term = &self.terms[id as usize];
-        let mut views: SmallVec<[View; 1]> = SmallVec::new();
-        let mut base = term.node;
-        while !self.is_read(base) {
-            match &self.graph.node(base).kind {
-                NodeKind::Transpose(x, perm) => {
-                    views.push(View::Transpose(perm.clone()));
-                    base = *x;
-                }
-                NodeKind::Index(x, items) => {
-                    views.push(View::Index(items.clone()));
-                    base = *x;
-                }
-                _ => break,
-            }
-        }
-        views.reverse();
+        let (base, views) = through_views(self.graph, term.node, &self.reads);
         let inner = self.frame.outer + self.frame.reduced;
         let along_inner = self.varying(term).any(|a| a as usize >= inner);
         // After the folding, a column kernel has no rows: everything there belongs to a column.

@@ -176,6 +176,12 @@ table! {
     RELU = OpDef::unary("relu", Types::Number, math::relu).group("Special").doc("`x` where it is positive, 0 elsewhere; NaN for NaN.", "relu(x)");
     GELU = OpDef::unary("gelu", Types::Float, math::gelu).check(-6.0, 6.0, 1.0).group("Special").doc("`x` times the normal distribution function of `x`.", "gelu(x)");
 
+    // Matrices.
+    MATMUL = OpDef::product("matmul", Product::Matmul).operator("@", 10, Fix::Left)
+        .doc("Matrix product, of vectors, matrices and stacks of matrices. Integers wrap; of bools, whether any pair is true.", "x @ y");
+    DOT = OpDef::product("dot", Product::Dot)
+        .doc("Matrix product of vectors and matrices; of scalars, their product with the other operand.", "dot(x, y)");
+
     // Reductions.
     SUM = OpDef::reduction("sum", Types::Accumulate, Reducer::Sum)
         .doc("Sum along axes; integers and bools in 64 bits. Of no elements 0.", "sum(x, axis=0)");

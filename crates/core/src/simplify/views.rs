@@ -31,6 +31,7 @@ pub fn sink_views(graph: Graph) -> Graph {
     }
     let graph = graph.rebuild(|new, id, node| {
         let made_now = match &node.kind {
+            NodeKind::Transpose(..) if facts.of_products[id.index()] => new.intern(node),
             NodeKind::Transpose(..) | NodeKind::Index(..) => sink(new, &old, &facts, &renamed, &mut made, id),
             _ => new.intern(node),
         };
@@ -45,15 +46,20 @@ struct Facts {
     uses: Vec<u32>,
     /// How many elementwise nodes are computed for one element, counting each use; saturating.
     cost: Vec<u32>,
+    /// Nodes that only matrix products use. Those read any strides, so that a transposed operand stays as it is: to
+    /// compute it transposed would only be slower.
+    of_products: Vec<bool>,
 }
 
 impl Facts {
     fn of(graph: &Graph) -> Facts {
         let live = graph.live();
-        let mut facts = Facts { uses: vec![0; graph.len()], cost: vec![0; graph.len()] };
+        let mut facts =
+            Facts { uses: vec![0; graph.len()], cost: vec![0; graph.len()], of_products: vec![true; graph.len()] };
         for root in graph.outputs.iter().chain(graph.guards.iter().map(|g| &g.node)) {
             // An output is stored whole: a view of it may read what is stored.
             facts.uses[root.index()] += 2;
+            facts.of_products[root.index()] = false;
         }
         for id in graph.ids().filter(|id| live[id.index()]) {
             let node = graph.node(id);
@@ -68,6 +74,7 @@ impl Facts {
             };
             for operand in node.operands() {
                 facts.uses[operand.index()] += 1;
+                facts.of_products[operand.index()] &= matches!(node.kind, NodeKind::Matmul(_));
             }
         }
         facts

@@ -15,7 +15,7 @@ use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_core::dtype::DType;
 use numfuse_core::graph::Graph;
 use numfuse_core::pipeline;
-use numfuse_core::plan::{BufferKind, Plan, Strided};
+use numfuse_core::plan::{BufferKind, Plan, Strided, Work};
 use numfuse_core::shape::Unmet;
 use numfuse_lang::{Ast, DimSpec, InputType};
 use smallvec::SmallVec;
@@ -245,9 +245,14 @@ impl Call {
                 continue;
             }
             let before = group.replace(step.together.unwrap_or(i));
-            let kernel = step.specialize(&bound.launch);
-            let tier = shared.code.get(&kernel)?;
-            steps.push(&kernel, tier, bound, step.operands.iter().map(|o| o.buffer), before == group)?;
+            let buffers = step.operands.iter().map(|o| o.buffer);
+            match step.specialize(&bound.launch) {
+                Work::Kernel(kernel) => {
+                    let tier = shared.code.get(&kernel)?;
+                    steps.push(&kernel, tier, bound, buffers, before == group)?;
+                }
+                Work::Matmul(dtype) => steps.push_matmul(dtype, shared.code.compiler().is_some(), bound, buffers)?,
+            }
         }
         Ok(Call { variant, steps })
     }

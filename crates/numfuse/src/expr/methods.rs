@@ -70,6 +70,27 @@ impl<'a> Expr<'a> {
         Expr::apply(Op::WHERE, vec![self.clone(), x.into(), y.into()])
     }
 
+    /// The matrix product, `@` in text: of vectors, matrices, and stacks of matrices.
+    ///
+    /// ```
+    /// use numfuse::{eval, lazy};
+    /// let (m, x) = (ndarray::arr2(&[[1.0, 2.0], [3.0, 4.0]]), [10.0, 100.0]);
+    /// let (m, x) = (lazy(&m), lazy(&x));
+    /// assert_eq!(eval(m.matmul(&x))?.as_slice::<f64>()?, [210.0, 430.0]);
+    /// assert_eq!(eval(m.t().matmul(&m).index(0))?.as_slice::<f64>()?, [10.0, 14.0]);
+    /// # Ok::<(), numfuse::Error>(())
+    /// ```
+    #[must_use]
+    pub fn matmul(&self, other: impl Into<Expr<'a>>) -> Expr<'a> {
+        Expr::apply(Op::MATMUL, vec![self.clone(), other.into()])
+    }
+
+    /// NumPy's `dot`: the matrix product of vectors and matrices; of a scalar, its product with the other operand.
+    #[must_use]
+    pub fn dot(&self, other: impl Into<Expr<'a>>) -> Expr<'a> {
+        Expr::apply(Op::DOT, vec![self.clone(), other.into()])
+    }
+
     /// Held between two bounds.
     #[must_use]
     pub fn clip(&self, low: impl Into<Expr<'a>>, high: impl Into<Expr<'a>>) -> Expr<'a> {
@@ -102,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_op_has_a_method_or_an_operator() {
-        let by_hand = [Op::WHERE, Op::CLIP, Op::FMA];
+        let by_hand = [Op::WHERE, Op::CLIP, Op::FMA, Op::MATMUL, Op::DOT];
         for op in Op::all() {
             let has = METHODS.contains(&op) || OPERATORS.contains(&op) || by_hand.contains(&op);
             assert!(has, "`{op}` of the op table needs a method in expr/methods.rs");

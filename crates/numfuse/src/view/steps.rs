@@ -7,6 +7,8 @@
 //! Invariants: an operand that is written is bound to an output or to a part of the arena. Offsets of all operands lie
 //! inside of their buffers, as far as the launch reaches; see [`Operand`].
 
+mod device;
+
 use super::{ArrayMut, ArrayRef, Data, Memory};
 use crate::array::Array;
 use crate::error::{Error, Result, cpu_error};
@@ -18,7 +20,7 @@ use numfuse_core::kernel::{Inst, Kernel, Level, Role};
 use numfuse_core::launch::{Launch, Layout};
 use numfuse_core::literal::Literal;
 use numfuse_core::plan::{Bound, BufferId, Strided};
-use numfuse_cpu::{Compiled, Prepared, RunOptions};
+use numfuse_cpu::{Compiled, Matmul, Prepared, RunOptions};
 use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
@@ -37,6 +39,8 @@ pub(crate) struct Steps {
     arena_bytes: usize,
     steps: Vec<Step>,
     nanoseconds: f64,
+    /// Where they run, if it is not on the host.
+    device: Option<Box<device::Target>>,
 }
 
 /// About how many nanoseconds the interpreter takes for an instruction and an element.
@@ -72,7 +76,8 @@ pub(crate) enum Tier {
     Interpreted(Arc<Kernel>),
 }
 
-/// A kernel with its launch and, for each operand, the bytes of its buffer that the launch reaches.
+/// A kernel or a product of matrices with its launch and, for each operand, the bytes of its buffer that the launch
+/// reaches.
 struct Step {
     code: Runner,
     operands: SmallVec<[Operand; 6]>,
@@ -88,6 +93,10 @@ struct Step {
 enum Runner {
     Compiled(Prepared),
     Interpreted { kernel: Arc<Kernel>, launch: Launch, params: SmallVec<[Literal; 4]> },
+    Matmul(Matmul),
+    InterpretedMatmul(DType, Launch),
+    /// On a device.
+    Launched(Box<device::Launched>),
 }
 
 struct Operand {
@@ -203,7 +212,8 @@ impl Steps {
         }
         let guards = guards.into();
         let (steps, nanoseconds) = (Vec::new(), 0.0);
-        Ok(Steps { inputs, outputs, new_arrays, copies, buffers, guards, arena_bytes, steps, nanoseconds })
+        let device = None;
+        Ok(Steps { inputs, outputs, new_arrays, copies, buffers, guards, arena_bytes, steps, nanoseconds, device })
     }
 
     /// The dtype and shape of each output.
@@ -242,18 +252,15 @@ impl Steps {
         }
         let mut operands: SmallVec<[Operand; 6]> = SmallVec::new();
         for (n, (operand, layout)) in kernel.operands.iter().zip(&launch.layouts).enumerate() {
-            let (buffer, offset) = (buffers[n], offsets[n]);
-            let (first, end, writable) = self.window(buffer).ok_or_else(|| broken("a buffer that is not there"))?;
-            let (low, high) = match first == end {
-                true => (0, 0),
-                false => reached(kernel, n, &launch, layout, offset)?,
-            };
-            let writes = operand.role == Role::Out;
-            if (low < high && (low < first || high > end)) || (writes && !writable) {
-                return Err(broken("it reaches outside of its buffer"));
-            }
-            let (level, size) = (operand.level, operand.dtype.size());
-            operands.push(Operand { buffer: self.buffers[buffer.index()], writes, level, size, offset, low, high });
+            let folds_only = !launch.reduced.is_empty() && folds_only(kernel, n as u32);
+            let (level, size, writes) = (operand.level, operand.dtype.size(), operand.role == Role::Out);
+            operands.push(self.operand(
+                buffers[n],
+                offsets[n],
+                &launch,
+                layout,
+                Use { level, size, writes, folds_only },
+            )?);
         }
         let is_map = kernel.reductions.is_empty() && kernel.scratch.is_empty();
         let bits = params.iter().map(|p| p.bits()).collect();
@@ -273,6 +280,52 @@ impl Steps {
         step.joins = may_join && self.joins_last(&step);
         self.steps.push(step);
         Ok(())
+    }
+
+    /// Adds a product of matrices, native or interpreted, with a launch of it, which runs on these buffers.
+    pub fn push_matmul(
+        &mut self,
+        dtype: DType,
+        is_native: bool,
+        bound: Bound,
+        buffers: impl Iterator<Item = BufferId>,
+    ) -> Result<()> {
+        let Bound { launch, offsets, .. } = bound;
+        let buffers: SmallVec<[BufferId; 8]> = buffers.collect();
+        if (buffers.len(), offsets.len(), launch.layouts.len()) != (3, 3, 3) {
+            return Err(broken("operand count"));
+        }
+        let mut operands: SmallVec<[Operand; 6]> = SmallVec::new();
+        for (n, layout) in launch.layouts.iter().enumerate() {
+            let writes = n == 2;
+            let how = Use { level: Level::Inner, size: dtype.size(), writes, folds_only: !writes };
+            operands.push(self.operand(buffers[n], offsets[n], &launch, layout, how)?);
+        }
+        let code = if is_native {
+            let matmul = Matmul::new(dtype, launch).map_err(cpu_error)?;
+            self.nanoseconds += matmul.nanoseconds();
+            Runner::Matmul(matmul)
+        } else {
+            let sizes = launch.outer.iter().chain(&launch.reduced).chain(&launch.inner);
+            self.nanoseconds += INTERPRETED * sizes.map(|n| *n as f64).product::<f64>();
+            Runner::InterpretedMatmul(dtype, launch)
+        };
+        self.steps.push(Step { code, operands, params: SmallVec::new(), is_map: false, joins: false });
+        Ok(())
+    }
+
+    /// An operand of a step, if it stays inside of its buffer.
+    fn operand(&self, buffer: BufferId, offset: isize, launch: &Launch, layout: &Layout, how: Use) -> Result<Operand> {
+        let (first, end, writable) = self.window(buffer).ok_or_else(|| broken("a buffer that is not there"))?;
+        let Use { level, size, writes, .. } = how;
+        let (low, high) = match first == end {
+            true => (0, 0),
+            false => reached(how, launch, layout, offset)?,
+        };
+        if (low < high && (low < first || high > end)) || (writes && !writable) {
+            return Err(broken("it reaches outside of its buffer"));
+        }
+        Ok(Operand { buffer: self.buffers[buffer.index()], writes, level, size, offset, low, high })
     }
 
     /// True if a step can run together with those that were added last, and may gain from it.
@@ -308,12 +361,17 @@ impl Steps {
                 None => self.new_arrays,
                 Some(outputs) => {
                     self.outputs.len() == outputs.len()
+                        && (self.device.is_some() || outputs.iter().all(|output| output.memory.is_none()))
                         && self
                             .outputs
                             .iter()
                             .zip(outputs.iter())
                             .all(|(b, output)| b.fits(output.dtype, &output.place))
                 }
+            }
+            && match &self.device {
+                None => inputs.iter().all(|input| !matches!(input.data, Data::Device(..))),
+                Some(device) => device.fits(inputs, outputs.as_deref()),
             };
         fits.then_some(Fit { steps: self, inputs, outputs })
     }
@@ -342,17 +400,26 @@ impl Operand {
     }
 }
 
+/// How a step uses an operand.
+#[derive(Clone, Copy)]
+struct Use {
+    level: Level,
+    size: usize,
+    writes: bool,
+    /// True if it is used for each reduced index only, not after the folding.
+    folds_only: bool,
+}
+
 /// The bytes of its buffer that an operand reaches in a launch.
-fn reached(kernel: &Kernel, n: usize, launch: &Launch, layout: &Layout, offset: isize) -> Result<(isize, isize)> {
-    let operand = &kernel.operands[n];
+fn reached(how: Use, launch: &Launch, layout: &Layout, offset: isize) -> Result<(isize, isize)> {
     let Layout { outer, reduced, inner } = layout;
     if (outer.len(), reduced.len(), inner.len()) != (launch.outer.len(), launch.reduced.len(), launch.inner.len()) {
         return Err(broken("layout"));
     }
-    let along_inner = operand.level == Level::Inner;
+    let along_inner = how.level == Level::Inner;
     let nothing = launch.outer.contains(&0)
         || (along_inner && launch.inner.contains(&0))
-        || (launch.reduced.contains(&0) && folds_only(kernel, n as u32));
+        || (launch.reduced.contains(&0) && how.folds_only);
     if nothing {
         return Ok((0, 0));
     }
@@ -360,7 +427,7 @@ fn reached(kernel: &Kernel, n: usize, launch: &Launch, layout: &Layout, offset: 
     let reduced = launch.reduced.iter().zip(reduced);
     let inner = launch.inner.iter().zip(inner).filter(|_| along_inner);
     let dims = outer.chain(reduced).chain(inner).map(|(n, stride)| ((*n).max(1), *stride));
-    let extent = reach(dims, operand.dtype.size());
+    let extent = reach(dims, how.size);
     let moved = extent.and_then(|(low, high)| Some((low.checked_add(offset)?, high.checked_add(offset)?)));
     moved.ok_or_else(|| broken("extent"))
 }
@@ -385,8 +452,8 @@ impl Fit<'_, '_> {
                 }
             }
             for (binding, input) in self.steps.inputs.iter().zip(self.inputs) {
-                if let Data::Memory(first) = input.data {
-                    apart &= !overlap(&span, &binding.span(first));
+                if !matches!(input.data, Data::Scalar { .. }) {
+                    apart &= !overlap(&span, &binding.span(input.first()));
                 }
             }
         }
@@ -400,8 +467,11 @@ impl Fit<'_, '_> {
     /// place that it writes.
     fn runs_in_place(&self) -> bool {
         let [step] = self.steps.steps.as_slice() else { return false };
-        let (Runner::Compiled(prepared), []) = (&step.code, self.steps.copies.as_slice()) else { return false };
-        let layouts = &prepared.launch().layouts;
+        let layouts = match (&step.code, self.steps.copies.as_slice()) {
+            (Runner::Compiled(prepared), []) => prepared.launch().layouts.as_slice(),
+            (Runner::Launched(launched), []) => launched.layouts(),
+            _ => return false,
+        };
         let place = |operand: &Operand| {
             let first = self.given(operand.buffer)? as usize;
             let at = |offset| first.wrapping_add_signed(offset);
@@ -484,7 +554,18 @@ impl Fit<'_, '_> {
                     let ran = unsafe { prepared.run(pointers, &step.params, options) };
                     ran.map_err(ended)?;
                 }
-                Runner::Interpreted { kernel, launch, params } => interpret(step, kernel, launch, params, pointers)?,
+                Runner::Interpreted { kernel, launch, params } => {
+                    interpret(step, pointers, |memory| interp::run(kernel, launch, memory, params))?;
+                }
+                Runner::Matmul(matmul) => {
+                    // SAFETY: as above; the operands are as many as a product has, each checked for its launch.
+                    let ran = unsafe { matmul.run([pointers[0], pointers[1], pointers[2]], options) };
+                    ran.map_err(ended)?;
+                }
+                Runner::InterpretedMatmul(dtype, launch) => {
+                    interpret(step, pointers, |memory| interp::matmul(*dtype, launch, memory))?;
+                }
+                Runner::Launched(_) => return Err(broken("a step of a device").into()),
             }
         }
         for (n, guard) in steps.guards.iter().enumerate() {
@@ -497,7 +578,14 @@ impl Fit<'_, '_> {
         for (memory, binding) in results.into_iter().zip(&steps.outputs) {
             arrays.push(Array::of_memory(memory, binding.dtype, copy(&binding.place)));
         }
-        for (from, to) in &steps.copies {
+        self.copy_outputs(&mut arrays)?;
+        Ok(arrays)
+    }
+
+    /// Makes those outputs, or new arrays, that are copies of others.
+    #[inline]
+    fn copy_outputs(&mut self, arrays: &mut [Array]) -> Result<()> {
+        for (from, to) in &self.steps.copies {
             match &mut self.outputs {
                 Some(outputs) => {
                     let (before, after) = outputs.split_at_mut(*to);
@@ -509,7 +597,7 @@ impl Fit<'_, '_> {
                 }
             }
         }
-        Ok(arrays)
+        Ok(())
     }
 }
 
@@ -539,14 +627,8 @@ fn run_together(group: &[Step], place: &dyn Fn(&Step, &mut [*mut u8]), options: 
     unsafe { Prepared::run_together(&runs, options) }.map_err(ended)
 }
 
-/// Runs a kernel by the interpreter. The pointers are those of `Fit::run`.
-fn interpret(
-    step: &Step,
-    kernel: &Kernel,
-    launch: &Launch,
-    params: &[Literal],
-    pointers: &[*mut u8],
-) -> Result<(), Error> {
+/// Runs a step by a function of the interpreter. The pointers are those of `Fit::run`.
+fn interpret(step: &Step, pointers: &[*mut u8], run: impl FnOnce(&mut [interp::Memory<'_>])) -> Result<(), Error> {
     let bytes = |(operand, pointer): (&Operand, &*mut u8)| {
         let Operand { low, high, offset, .. } = *operand;
         match (high - low) as usize {
@@ -586,6 +668,6 @@ fn interpret(
             interp::Memory { bytes, offset }
         })
         .collect();
-    interp::run(kernel, launch, &mut memory, params);
+    run(&mut memory);
     Ok(())
 }

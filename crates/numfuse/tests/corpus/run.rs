@@ -23,7 +23,8 @@ const MAX_ELEMENTS: usize = 64;
 pub fn clif(plan: &Plan) -> Result<String, String> {
     let options = numfuse_cpu::Options { vectorize: false, host_features: false, ..Default::default() };
     let compiler = numfuse_cpu::Compiler::new(options).map_err(|e| e.to_string())?;
-    let texts = plan.steps.iter().map(|step| compiler.clif(&step.kernel).map_err(|e| e.to_string()));
+    let kernels = plan.steps.iter().filter_map(|step| step.kernel());
+    let texts = kernels.map(|kernel| compiler.clif(kernel).map_err(|e| e.to_string()));
     Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
 }
 

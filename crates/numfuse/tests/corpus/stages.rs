@@ -27,8 +27,8 @@ pub fn show(file: &TestFile, stage: Stage) -> Result<String, String> {
         Stage::Simplify => plan(file).map(|plan| plan.graph.to_string()),
         Stage::Plan => plan(file).map(|plan| show_plan(&plan)),
         Stage::Kernel => {
-            let kernels: Vec<String> = plan(file)?.steps.iter().map(|s| s.kernel.to_string()).collect();
-            Ok(kernels.join("\n"))
+            let steps: Vec<String> = plan(file)?.steps.iter().map(|s| s.work.to_string()).collect();
+            Ok(steps.join("\n"))
         }
         Stage::Clif => run::clif(&plan(file)?),
         Stage::Run => run::run(file),
@@ -102,8 +102,7 @@ fn show_plan(plan: &Plan) -> String {
     }
     for (k, step) in plan.steps.iter().enumerate() {
         let operands = |role: Role| {
-            let of_role = step.operands.iter().zip(&step.kernel.operands).filter(|(_, o)| o.role == role);
-            let mut names: Vec<String> = of_role.map(|(access, _)| name(access.buffer)).collect();
+            let mut names: Vec<String> = step.accesses(role).map(|access| name(access.buffer)).collect();
             names.dedup();
             names.join(", ")
         };
