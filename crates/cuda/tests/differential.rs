@@ -10,6 +10,7 @@ mod kernels;
 
 use emulator::{Buffer, Build, Emulator, Job, Launch, Relocation};
 use kernels::{Block, Case, Rng, random_aligned_case};
+use numfuse_core::kernel::{Level, Role};
 use numfuse_cuda::emit::{Class, Field, Program, Schedule, Source};
 use std::collections::BTreeMap;
 
@@ -189,7 +190,11 @@ fn random_kernels_under_the_address_sanitizer() {
 #[test]
 fn random_kernels_under_the_race_detector() {
     for columns in [false, true] {
-        let cases: Vec<Emitted> = random(columns, 40).map(|(what, case, _)| Emitted::new(what, case, |_| {})).collect();
+        // Inner dimensions of columns may have become outer ones: a row's value is then stored several times, the same bits.
+        let stores_rows =
+            |case: &Case| case.kernel.operands.iter().any(|o| o.role == Role::Out && o.level == Level::Row);
+        let cases = random(columns, 60).filter(|(_, case, _)| !columns || !stores_rows(case));
+        let cases: Vec<Emitted> = cases.map(|(what, case, _)| Emitted::new(what, case, |_| {})).collect();
         check(&cases, Build::Race);
     }
 }

@@ -175,6 +175,7 @@ pub struct Block {
 }
 
 /// Everything needed to run a kernel.
+#[derive(Clone)]
 pub struct Case {
     pub kernel: Kernel,
     pub launch: Launch,
@@ -602,12 +603,13 @@ pub fn random_case(rng: &mut Rng, columns: bool) -> Case {
     case_of(rng, columns, |_| 1)
 }
 
-/// A random kernel with a launch and memory for it, in which elements lie at multiples of their size.
-pub fn random_aligned_case(rng: &mut Rng, columns: bool) -> Case {
-    case_of(rng, columns, |size| size)
+/// A random kernel with a launch and memory for it, in which elements lie at multiples of their size, and the first one at
+/// a multiple of `bytes`.
+pub fn random_aligned_case(rng: &mut Rng, columns: bool, bytes: usize) -> Case {
+    case_of(rng, columns, |size| size.max(bytes))
 }
 
-fn case_of(rng: &mut Rng, columns: bool, unit: fn(usize) -> usize) -> Case {
+fn case_of(rng: &mut Rng, columns: bool, unit: impl Fn(usize) -> usize) -> Case {
     let palette: Vec<DType> = match rng.below(4) {
         0 => vec![DType::F64, DType::F64, DType::F64, DType::Bool],
         1 => vec![DType::F32, DType::F32, DType::I32],

@@ -51,6 +51,28 @@ impl Tile {
     }
 }
 
+/// A vector of a tile that is loaded from consecutive elements.
+struct Loaded {
+    to: String,
+    from: String,
+    dtype: DType,
+    is_scratch: bool,
+}
+
+impl Loaded {
+    /// Loads one element, `i`; past the end, element `j` in its place, which is the last one. The last element of scratch
+    /// belongs to another thread, which may not have written it.
+    fn single(&self, element: &str, i: &str) -> String {
+        let Loaded { to, from, dtype, is_scratch } = self;
+        let (t, size) = (memory_type(*dtype), dtype.size());
+        if *is_scratch {
+            format!("{to}{element} = {i} < n ? *(const {t}*)({from} + ({i}) * {size}) : ({t})0;")
+        } else {
+            format!("{to}{element} = *(const {t}*)({from} + j * {size});")
+        }
+    }
+}
+
 /// A value as an expression.
 pub(super) fn name(kernel: &Kernel, v: Value) -> String {
     match kernel.inst(v) {
@@ -214,7 +236,7 @@ impl Unit<'_> {
     pub(super) fn load_tile(&mut self, stage: usize, tile: &Tile, base: &str) {
         let kernel = self.kernel;
         let (operands, slots) = self.used(stage, Role::In);
-        let mut vectors: Vec<(String, String, DType)> = Vec::new();
+        let mut vectors: Vec<Loaded> = Vec::new();
         let mut singles: Vec<(u32, DType)> = Vec::new();
         for n in operands {
             let dtype = kernel.operands[n as usize].dtype;
@@ -224,7 +246,10 @@ impl Unit<'_> {
                     self.text.line(&format!("const {t} x{n} = *(const {t}*){base}{n};"));
                     continue;
                 }
-                Inner::Unit => vectors.push((Self::vector_name("x", n, tile), format!("{base}{n}"), dtype)),
+                Inner::Unit => {
+                    let (to, from) = (Self::vector_name("x", n, tile), format!("{base}{n}"));
+                    vectors.push(Loaded { to, from, dtype, is_scratch: false });
+                }
                 Inner::Strided | Inner::Several => singles.push((n, dtype)),
             }
             self.declare("x", n, dtype, tile);
@@ -232,7 +257,8 @@ impl Unit<'_> {
         for n in slots {
             let dtype = kernel.scratch[n as usize];
             self.declare("z", n, dtype, tile);
-            vectors.push((Self::vector_name("z", n, tile), format!("q{n}"), dtype));
+            let (to, from) = (Self::vector_name("z", n, tile), format!("q{n}"));
+            vectors.push(Loaded { to, from, dtype, is_scratch: true });
         }
         if vectors.is_empty() && singles.is_empty() {
             return;
@@ -240,14 +266,13 @@ impl Unit<'_> {
         self.open_vectors(tile);
         if tile.vector == 1 {
             self.text.line("const idx j = i < n ? i : n - 1;");
-            for (to, from, dtype) in &vectors {
-                let t = memory_type(*dtype);
-                self.text.line(&format!("{to} = *(const {t}*)({from} + j * {});", dtype.size()));
+            for loaded in &vectors {
+                self.text.line(&loaded.single("", "i"));
             }
         } else if !vectors.is_empty() {
             if tile.aligned {
                 self.text.open(&format!("if (i + {} <= n)", tile.vector));
-                for (to, from, dtype) in &vectors {
+                for Loaded { to, from, dtype, .. } in &vectors {
                     let ty = format!("Vector<{}, {}>", memory_type(*dtype), tile.vector);
                     self.text.line(&format!("{to} = *(const {ty}*)({from} + i * {});", dtype.size()));
                 }
@@ -255,9 +280,8 @@ impl Unit<'_> {
             }
             self.open_elements(tile);
             self.text.line("const idx j = i + k < n ? i + k : n - 1;");
-            for (to, from, dtype) in &vectors {
-                let t = memory_type(*dtype);
-                self.text.line(&format!("{to}.e[k] = *(const {t}*)({from} + j * {});", dtype.size()));
+            for loaded in &vectors {
+                self.text.line(&loaded.single(".e[k]", "i + k"));
             }
             self.text.close();
             if tile.aligned {
@@ -343,15 +367,23 @@ impl Unit<'_> {
         self.text.close();
     }
 
-    /// Stores what a loop stage has written of a tile; operands only if `live` holds, if it is given.
+    /// Stores what a loop stage has written of a tile; operands only if `live` holds, if it is given. Scratch is stored
+    /// always: it is read again, whatever becomes of the results.
     pub(super) fn store_tile(&mut self, stage: usize, tile: &Tile, base: &str, live: Option<&str>) {
-        let kernel = self.kernel;
         let (outputs, slots) = self.used(stage, Role::Out);
+        let Some(live) = live else { return self.store_elements(outputs, slots, tile, base) };
+        self.store_elements(Vec::new(), slots, tile, base);
+        if !outputs.is_empty() {
+            self.text.open(&format!("if ({live})"));
+            self.store_elements(outputs, Vec::new(), tile, base);
+            self.text.close();
+        }
+    }
+
+    fn store_elements(&mut self, outputs: Vec<u32>, slots: Vec<u32>, tile: &Tile, base: &str) {
+        let kernel = self.kernel;
         if outputs.is_empty() && slots.is_empty() {
             return;
-        }
-        if let Some(live) = live {
-            self.text.open(&format!("if ({live})"));
         }
         self.open_vectors(tile);
         if tile.vector == 1 {
@@ -409,9 +441,6 @@ impl Unit<'_> {
             self.close_stored(tile);
         }
         self.text.close();
-        if live.is_some() {
-            self.text.close();
-        }
     }
 
     /// Opens a loop over the elements of a vector that exist; `j` is the element.

@@ -19,9 +19,9 @@ impl Text {
         let _ = writeln!(self.lines, "{:indent$}{line}", "", indent = 4 * self.depth);
     }
 
-    /// A line that opens a block.
+    /// A line that opens a block, behind its head if it has one.
     pub fn open(&mut self, head: &str) {
-        self.line(&format!("{head} {{"));
+        self.line(format!("{head} {{").trim_start());
         self.depth += 1;
     }
 
