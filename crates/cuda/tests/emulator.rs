@@ -66,10 +66,238 @@ fn launches_that_no_device_takes_are_refused() {
         emulator.run(&[job]).unwrap_err().report
     };
     assert!(refusal(|l| l.grid.threads = [1025, 1, 1]).contains("no device runs a block of (1025, 1, 1) threads"));
+    assert!(refusal(|l| l.grid.threads = [32, 3, 1]).contains("__launch_bounds__ are 64 threads, not 96"));
     assert!(refusal(|l| l.grid.blocks = [1, 65536, 1]).contains("no device runs a grid of (1, 65536, 1) blocks"));
     assert!(refusal(|l| l.grid.shared = 300_000).contains("no device has 0 + 300000 bytes"));
     assert!(refusal(|l| l.words.push(0)).contains("passes 5 words of arguments, the kernel takes 32 bytes"));
 }
+
+#[test]
+fn a_kernel_that_does_not_end_is_ended() {
+    let text = "struct Args { char* m0; };
+extern \"C\" __global__ void kernel_loop(const __grid_constant__ Args a) {
+    while (*(volatile unsigned*)a.m0 == 0) {}
+}";
+    let source = source(text, &["kernel_loop"]);
+    let mut emulator = Emulator::build(&[("loop".to_owned(), &source)], Build::Plain);
+    emulator.limit = 1;
+    let launches = vec![launch("loop", 0, 1, 32, 0, &[(0, 0)], &[])];
+    let failure = emulator.run(&[Job { seed: 0, buffers: vec![buffer(&[0u32], 0)], launches }]).unwrap_err();
+    assert!(failure.report.contains("did not end within 1 s"), "{failure:?}");
+}
+
+#[test]
+fn shuffles_and_intrinsics_are_those_of_the_manual() {
+    let source = source(MANUAL, &["kernel_shuffles", "kernel_intrinsics"]);
+    let emulator = Emulator::build(&[("manual".to_owned(), &source)], Build::Address);
+    let widths = [1, 2, 4, 8, 16, 32];
+    let amounts = [0, 1, 2, 3, 5, 8, 16, 31];
+    let mut parameters = Vec::new();
+    let mut expected = Vec::new();
+    for (width, amount) in widths.iter().flat_map(|w| amounts.iter().map(|a| (*w, *a))) {
+        parameters.extend([width, amount]);
+        for thread in 0..64u32 {
+            let (lane, segment, index) = (thread % 32, thread % 32 / width * width, thread % width);
+            let xor = lane ^ amount;
+            let sources = [
+                segment + amount % width,
+                if index + amount < width { lane + amount } else { lane },
+                if index >= amount { lane - amount } else { lane },
+                if xor / width <= lane / width { xor } else { lane },
+            ];
+            expected.extend(sources.map(|source| f64::from(thread / 32 * 32 + source) * 1.5));
+        }
+    }
+    let count = parameters.len() as u64 / 2;
+    let buffers = vec![buffer(&parameters, 0), buffer(&vec![f64::NAN; expected.len()], 0)];
+    let launches = vec![launch("manual", 0, 1, 64, 0, &[(0, 0), (1, 0)], &[count])];
+    let shuffles = Job { seed: 3, buffers, launches };
+
+    let edges =
+        [0u64, 1, 2, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x1234_5678_9abc_def0, u64::MAX / 2, 1 << 63, u64::MAX];
+    let pairs: Vec<u64> = edges.iter().flat_map(|x| edges.iter().flat_map(|y| [*x, *y])).collect();
+    let results: Vec<u64> = pairs
+        .chunks(2)
+        .flat_map(|pair| {
+            let (x, y) = (pair[0], pair[1]);
+            let (a, b) = (x as u32, y as u32);
+            let half = f64::from(a as i32) / 2.0;
+            [
+                u64::from(a) * u64::from(b) >> 32,
+                (u128::from(x) * u128::from(y) >> 64) as u64,
+                (i128::from(x.cast_signed()) * i128::from(y.cast_signed()) >> 64) as u64,
+                u64::from(a.leading_zeros() + x.leading_zeros() * 100 + x.count_ones() * 10_000),
+                half.round_ties_even().to_bits(),
+                (half as f32).floor().to_bits().into(),
+                (f64::from(a) % 7.5).to_bits(),
+                f64::from(a).mul_add(f64::from(b), -1.0).to_bits(),
+            ]
+        })
+        .collect();
+    let buffers = vec![buffer(&pairs, 0), buffer(&vec![0u64; results.len()], 0)];
+    let count = pairs.len() as u64 / 2;
+    let launches = vec![launch("manual", 1, 2, 64, 0, &[(0, 0), (1, 0)], &[count])];
+    let intrinsics = Job { seed: 4, buffers, launches };
+
+    let left = emulator.run(&[shuffles, intrinsics]).unwrap_or_else(|failure| panic!("{failure:?}"));
+    assert_eq!(words::<f64>(&left[0].buffers[1]), expected);
+    assert_eq!(words::<u64>(&left[1].buffers[1]), results);
+}
+
+/// Random accesses and barriers: the detector complains if and only if two accesses are unordered, which a model finds out
+/// that knows, for each thread, all accesses before the present.
+#[test]
+fn the_race_detector_finds_all_races_and_no_others() {
+    let source = source(SCRIPT, &["kernel_script"]);
+    let emulator = Emulator::build(&[("script".to_owned(), &source)], Build::Race);
+    let job = |seed: u64, script: &[Step]| {
+        let steps: Vec<u32> = script.iter().flat_map(|s| [s.kind, s.block, s.thread, s.address]).collect();
+        let buffers = vec![buffer(&steps, 0), buffer(&[0u32; 48], 0)];
+        let launches = vec![launch("script", 0, 2, 64, 16, &[(0, 0), (1, 0)], &[script.len() as u64])];
+        Job { seed, buffers, launches }
+    };
+    let scripts: Vec<Vec<Step>> = (0..200).map(random_script).collect();
+    let (racy, clean): (Vec<_>, Vec<_>) = scripts.iter().zip(0..).partition(|(script, _)| has_race(script));
+    assert!(racy.len() > 40 && clean.len() > 40, "{} and {} scripts", racy.len(), clean.len());
+    let jobs: Vec<Job> = clean.iter().map(|(script, seed)| job(*seed, script)).collect();
+    if let Err(failure) = emulator.run(&jobs) {
+        panic!("no race: {:?}\n{}", clean[failure.job].0, failure.report);
+    }
+    for (script, seed) in racy {
+        match emulator.run(&[job(seed, script)]) {
+            Ok(_) => panic!("a race is not found, seed {seed}: {script:?}"),
+            Err(failure) => assert!(failure.report.contains("data race"), "{script:?}\n{failure:?}"),
+        }
+    }
+}
+
+/// What a thread of a block does in a script, or all of them.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// 0: a barrier. 1: a `__syncwarp` of warp `thread` with mask `address`. 2 and 3: a read and a write of global memory,
+    /// 4 and 5: of shared memory.
+    kind: u32,
+    block: u32,
+    thread: u32,
+    address: u32,
+}
+
+fn random_script(seed: u64) -> Vec<Step> {
+    // splitmix64
+    let mut state = seed;
+    let mut below = |n: u64| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n) as u32
+    };
+    // Few threads and addresses, so that there is something between them.
+    let count = 2 + below(15);
+    let step = |_| match below(8) {
+        0 => Step { kind: 0, block: 0, thread: 0, address: 0 },
+        1..4 => Step { kind: 1, block: 0, thread: below(2), address: below(16) | 0xffff_0000 * below(2) },
+        _ => {
+            let kind = [2, 3, 4, 4, 4, 5][below(6) as usize];
+            let block = if below(8) == 0 { 1 } else { 0 };
+            Step { kind, block, thread: below(4) + 32 * below(2) * below(2), address: below(2) }
+        }
+    };
+    (0..count).map(step).collect()
+}
+
+fn has_race(script: &[Step]) -> bool {
+    // For each thread of two blocks, which steps happened before what it does next.
+    let mut before = [[0u64; 64]; 2];
+    for (i, step) in script.iter().enumerate() {
+        let Step { kind, block, thread, address } = *step;
+        match kind {
+            0 => {
+                for threads in &mut before {
+                    *threads = [threads.iter().fold(0, |all, one| all | one); 64];
+                }
+            }
+            1 => {
+                for threads in &mut before {
+                    let lanes = &mut threads[thread as usize * 32..][..32];
+                    let all = (0..32).filter(|k| address >> k & 1 != 0).fold(0, |all, k| all | lanes[k]);
+                    (0..32).filter(|k| address >> k & 1 != 0).for_each(|k| lanes[k] = all);
+                }
+            }
+            _ => {
+                let known = &mut before[block as usize][thread as usize];
+                let conflicts = |(k, other): (usize, &Step)| {
+                    let same_place = other.kind / 2 == kind / 2 && other.kind > 1 && other.address == address;
+                    let one_writes = other.kind % 2 == 1 || kind % 2 == 1;
+                    let apart = if other.block == block { *known >> k & 1 == 0 } else { kind < 4 };
+                    same_place && one_writes && apart
+                };
+                if script[..i].iter().enumerate().any(conflicts) {
+                    return true;
+                }
+                *known |= 1 << i;
+            }
+        }
+    }
+    false
+}
+
+/// Runs a list of steps.
+const SCRIPT: &str = r#"struct Args { const char* m0; char* m1; long long s0; };
+struct Step { unsigned kind, block, thread, address; };
+extern "C" __global__ void __launch_bounds__(64) kernel_script(const __grid_constant__ Args a) {
+    extern __shared__ __align__(16) unsigned char shared[];
+    if (threadIdx.x < 16) shared[threadIdx.x] = 0;
+    __syncthreads();
+    unsigned sum = 0;
+    for (long long i = 0; i < a.s0; i++) {
+        const Step p = ((const Step*)a.m0)[i];
+        if (p.kind == 0) __syncthreads();
+        else if (p.kind == 1) {
+            if (threadIdx.x / 32 == p.thread && (p.address >> threadIdx.x % 32 & 1)) __syncwarp(p.address);
+        }
+        else if (p.block == blockIdx.x && p.thread == threadIdx.x) {
+            if (p.kind == 2) sum += a.m1[p.address];
+            if (p.kind == 3) a.m1[p.address] = 1;
+            if (p.kind == 4) sum += shared[p.address];
+            if (p.kind == 5) shared[p.address] = 1;
+        }
+    }
+    a.m1[64 + blockIdx.x * 64 + threadIdx.x] = sum;
+}
+"#;
+
+/// Shuffles with every width, and intrinsics.
+const MANUAL: &str = r#"typedef unsigned long long u64;
+struct Args { const char* m0; char* m1; long long s0; };
+extern "C" __global__ void kernel_shuffles(const __grid_constant__ Args a) {
+    const unsigned all = 0xffffffffu;
+    const double x = threadIdx.x * 1.5;
+    const float y = threadIdx.x * 1.5f;
+    for (long long i = 0; i < a.s0; i++) {
+        const unsigned width = ((const unsigned*)a.m0)[2 * i], amount = ((const unsigned*)a.m0)[2 * i + 1];
+        double* const out = (double*)a.m1 + (i * 64 + threadIdx.x) * 4;
+        out[0] = __shfl_sync(all, x, amount, width);
+        out[1] = __shfl_down_sync(all, y, amount, width);
+        out[2] = __shfl_up_sync(all, x, amount, width);
+        out[3] = __shfl_xor_sync(all, y, amount, width);
+    }
+}
+extern "C" __global__ void kernel_intrinsics(const __grid_constant__ Args a) {
+    const long long i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= a.s0) return;
+    const u64 x = ((const u64*)a.m0)[2 * i], y = ((const u64*)a.m0)[2 * i + 1];
+    u64* const out = (u64*)a.m1 + i * 8;
+    const double half = (double)(int)(unsigned)x / 2.0;
+    out[0] = __umulhi((unsigned)x, (unsigned)y);
+    out[1] = __umul64hi(x, y);
+    out[2] = (u64)__mul64hi((long long)x, (long long)y);
+    out[3] = (u64)(__clz((int)(unsigned)x) + __clzll((long long)x) * 100 + __popcll(x) * 10000);
+    out[4] = (u64)__double_as_longlong(rint(half));
+    out[5] = __float_as_uint(floor((float)half));
+    out[6] = (u64)__double_as_longlong(fmod((double)(unsigned)x, 7.5));
+    out[7] = (u64)__double_as_longlong(__fma_rn((double)(unsigned)x, (double)(unsigned)y, -1.0));
+}
+"#;
 
 /// `out = fma(x, y, 1)`: four elements a thread where addresses allow it, and a tail; and one element a thread.
 const MAP: &str = r#"struct Args { const char* m0; const char* m1; char* m2; long long s0; };
@@ -311,9 +539,9 @@ const BUGS: &[Bug] = &[
         text: "rows",
         from: "        __syncwarp();\n        if (threadIdx.x == 0) tree[0] = v;",
         to: "        if (threadIdx.x < 16) __syncwarp();\n        if (threadIdx.x == 0) tree[0] = v;",
-        plain: Report("deadlock: thread ("),
-        address: Report("deadlock: thread ("),
-        race: Report("deadlock: thread ("),
+        plain: Report("a lane of a warp operation is at a barrier"),
+        address: Report("a lane of a warp operation is at a barrier"),
+        race: Report("a lane of a warp operation is at a barrier"),
     },
     // A shuffle by lanes that the mask does not name.
     Bug {
@@ -514,7 +742,7 @@ macro_rules! elements {
         }
     )*};
 }
-elements!(u32 i32 i64 f32 f64);
+elements!(u32 i32 u64 i64 f32 f64);
 
 fn bytes<T: Element>(elements: &[T]) -> Vec<u8> {
     elements.iter().flat_map(|element| element.to_bytes()).collect()

@@ -77,6 +77,8 @@ impl Build {
 
 /// Texts that can be run.
 pub struct Emulator {
+    /// How long a job may run, in seconds of CPU time: a kernel that takes longer does not end.
+    pub limit: u64,
     runner: PathBuf,
     texts: HashMap<String, Compiled>,
 }
@@ -173,21 +175,22 @@ impl Emulator {
             let batches: Vec<&[Text]> = missing.chunks(batch).collect();
             in_parallel(&batches, |texts| compile_batch(&folder, texts, build, &runtime));
             remove_old_files(&folder);
+            remove_old_files(&runs());
             for (name, source) in texts {
                 let text = Text::new(name, source, build, &runtime);
                 let library = kept(&folder, &text).expect("it was just compiled");
                 compiled.insert(name.clone(), text.compiled(library));
             }
         }
-        Emulator { runner, texts: compiled }
+        Emulator { limit: 60, runner, texts: compiled }
     }
 
     /// Runs jobs, all in one process.
     pub fn run(&self, jobs: &[Job]) -> Result<Vec<JobResult>, Failure> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = root().join("run").join(format!("{}-{number}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder for a run");
+        let folder = runs().join(format!("{}-{number}", std::process::id()));
+        fs::create_dir(&folder).expect("a folder for a run");
         let [input, output] = ["jobs", "results"].map(|name| folder.join(name));
         fs::write(&input, self.encode(jobs)).expect("a file of jobs");
         let process = Command::new(&self.runner).arg(&input).arg(&output).output().expect("the runner starts");
@@ -205,7 +208,7 @@ impl Emulator {
             bytes.extend((s.len() as u64).to_ne_bytes());
             bytes.extend(s.as_bytes());
         };
-        number(&mut bytes, LIMIT_SECONDS);
+        number(&mut bytes, self.limit);
         number(&mut bytes, jobs.len() as u64);
         for job in jobs {
             number(&mut bytes, job.seed);
@@ -249,7 +252,7 @@ impl Emulator {
         let mut numbers = last.split(' ').map(|n| n.parse().unwrap_or_default());
         let [job, launch] = [(); 2].map(|()| numbers.next().unwrap_or_default());
         match process.status.signal() {
-            Some(SIGALRM) => report += &format!("the job did not end within {LIMIT_SECONDS} s"),
+            Some(SIGVTALRM) => report += &format!("the job did not end within {} s of CPU time", self.limit),
             Some(signal) => report += &format!("the job was ended by signal {signal}"),
             None => {}
         }
@@ -335,9 +338,7 @@ const TEXT_FLAGS: &[&str] = &[
 
 /// How many texts are compiled by one process at most.
 const MAX_BATCH: usize = 16;
-/// A kernel that runs for longer does not end.
-const LIMIT_SECONDS: u64 = 120;
-const SIGALRM: i32 = 14;
+const SIGVTALRM: i32 = 26;
 /// What no test has used for so long goes.
 const KEEP: Duration = Duration::from_secs(3 * 24 * 3600);
 
@@ -388,7 +389,8 @@ impl<'a> Text<'a> {
         unit += &format!("#line 1 \"entries of text_{key}\"\n}} }}\n");
         unit.extend(entries.iter().map(|entry| format!("#undef {entry}\n")));
         let export = |entry: &String| {
-            format!("EMULATOR_ENTRY({}, text_{key}::{}, shared_{key})\n", self.symbol(entry), renamed(entry))
+            let bounds = launch_bounds(&self.source.text, entry);
+            format!("EMULATOR_ENTRY({}, text_{key}::{}, {bounds}, shared_{key})\n", self.symbol(entry), renamed(entry))
         };
         unit.extend(entries.iter().map(export));
         unit
@@ -405,7 +407,16 @@ fn dynamic_shared(text: &str, line: &str) -> String {
     format!("{before}EMULATOR_DYNAMIC_SHARED({element}, {name});{rest}")
 }
 
-fn text_flags(build: Build) -> Vec<&'static str> {
+/// The threads that a block of this entry may have.
+fn launch_bounds(text: &str, entry: &str) -> u32 {
+    let before = text.split_once(&format!(" {entry}(")).map_or("", |(before, _)| before);
+    let bounds = before.rsplit_once("__launch_bounds__(").and_then(|(_, rest)| rest.strip_suffix(')'));
+    // The second number, if there is one, is of blocks.
+    bounds.and_then(|bounds| bounds.split(',').next()?.trim().parse().ok()).unwrap_or(1024)
+}
+
+/// What a text is compiled with.
+pub fn text_flags(build: Build) -> Vec<&'static str> {
     let mut flags = [TEXT_FLAGS, build.text_flags()].concat();
     // Otherwise `fma` is a call, which has the same result.
     #[cfg(target_arch = "x86_64")]
@@ -516,13 +527,21 @@ fn expect_success(command: &mut Command, named: impl Fn(String) -> String) {
 
 /// Where the emulator's sources are.
 fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator")
+    // The tests of other crates use this file, too.
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../cuda/tests/emulator")
 }
 
 /// Where everything that is made here lies.
 fn root() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
     target.join("cuda-emulator")
+}
+
+/// Where the files of jobs lie while they run.
+fn runs() -> PathBuf {
+    let folder = root().join("run");
+    fs::create_dir_all(&folder).expect("a folder for runs");
+    folder
 }
 
 fn cache(build: Build) -> PathBuf {
@@ -562,7 +581,7 @@ fn remove_old_files(folder: &Path) {
         let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
         if age.is_some_and(|age| age > KEEP) {
             // Another process may be faster.
-            let _ = fs::remove_file(entry.path());
+            let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
         }
     }
 }

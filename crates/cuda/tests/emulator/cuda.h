@@ -143,10 +143,16 @@ static inline float fmod(float x, float y) { return fmodf(x, y); }
 static inline float fabs(float x) { return fabsf(x); }
 static inline float copysign(float x, float y) { return copysignf(x, y); }
 
-static inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-static inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
-static inline float fmaf(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-static inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+// GCC makes one instruction of a negated product-sum, which has the other zero where the sum is exactly zero: it must not
+// see that both belong together.
+template <typename T> static inline T emulator_opaque(T x) {
+    __asm__("" : "+x"(x));
+    return x;
+}
+static inline float __fmaf_rn(float a, float b, float c) { return emulator_opaque(__builtin_fmaf(a, b, c)); }
+static inline double __fma_rn(double a, double b, double c) { return emulator_opaque(__builtin_fma(a, b, c)); }
+static inline float fmaf(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+static inline double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
@@ -195,12 +201,12 @@ template <typename Arguments, void (*Entry)(Arguments)> struct EmulatorBody<Entr
     static void run(const void *arguments) { Entry(*static_cast<const Arguments *>(arguments)); }
 };
 
-// Exports the function `entry` of the text whose shared memory is in the section `shared` as `symbol`.
-#define EMULATOR_ENTRY(symbol, entry, shared)                                                                          \
+// Exports the function `entry`, with its __launch_bounds__, of the text whose shared memory is in the section `shared`.
+#define EMULATOR_ENTRY(symbol, entry, bounds, shared)                                                                          \
     extern "C" {                                                                                                       \
     extern char __start_##shared[] __attribute__((weak, visibility("hidden")));                                        \
     extern char __stop_##shared[] __attribute__((weak, visibility("hidden")));                                         \
     extern const EmulatorEntry symbol __attribute__((visibility("default")));                                          \
     const EmulatorEntry symbol = {EmulatorBody<entry>::run, EmulatorBody<entry>::bytes, __start_##shared,              \
-                                  __stop_##shared};                                                                    \
+                                  __stop_##shared, bounds};                                                            \
     }

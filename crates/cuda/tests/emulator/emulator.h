@@ -23,6 +23,8 @@ typedef struct EmulatorEntry {
     // The static shared memory of the text, by all of its entries; both null if it has none.
     char *shared_begin;
     char *shared_end;
+    // The most threads a block of it may have, as its __launch_bounds__ say.
+    unsigned max_threads;
 } EmulatorEntry;
 
 typedef struct EmulatorIndex {

@@ -8,8 +8,9 @@
 // * what the threads of a block did before a barrier, before what they do after it;
 // * what the lanes of a __syncwarp did before it, before what these lanes do after it. A shuffle orders nothing.
 //
-// Each byte remembers its last write and its last two readers: if more have read it since, then a write by a third
-// thread has a race with one of these two as well.
+// Each byte remembers its last write, and as many reads since as it takes to find a race of the next write with one of
+// them, if it has a race with any: two reads by different warps are enough, since only a barrier orders both before
+// something else; reads by the lanes of one warp are all remembered.
 #include "race.h"
 
 #include <algorithm>
@@ -19,6 +20,7 @@
 #include <dlfcn.h>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 namespace {
 
@@ -36,6 +38,8 @@ struct Access {
 struct Byte {
     Access write;
     Access reads[2];
+    // More reads, if all of them are by one warp.
+    std::unique_ptr<std::vector<Access>> more;
 };
 
 constexpr uintptr_t PAGE_BYTES = 4096;
@@ -44,7 +48,8 @@ struct Page {
 };
 
 constexpr unsigned WARP = 32;
-constexpr size_t MAX_PAGES = 1024;
+// Of about 200 KiB each.
+constexpr size_t MAX_PAGES = 256;
 
 std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
 uintptr_t recent_number = UINTPTR_MAX;
@@ -111,6 +116,36 @@ bool is_ordered(const Access &access, unsigned thread, bool is_shared) {
     return access.thread / WARP == thread / WARP && access.time < knows[thread][access.thread % WARP];
 }
 
+bool is_same_warp(const Access &a, const Access &b) {
+    return a.block == b.block && a.thread / WARP == b.thread / WARP;
+}
+
+void remember_read(Byte &byte, const Access &now, bool is_shared) {
+    // A read that happened before this one is not needed any more: what this one happens before, that one does too.
+    auto takes_place_of = [&](Access &read) {
+        if (read.block == 0 || is_ordered(read, now.thread, is_shared)) {
+            read = now;
+            return true;
+        }
+        return false;
+    };
+    auto &[first, second] = byte.reads;
+    if (takes_place_of(first) || takes_place_of(second) || !is_same_warp(first, second)) {
+        return;
+    }
+    if (!is_same_warp(first, now)) {
+        second = now;
+        byte.more = nullptr;
+        return;
+    }
+    if (byte.more == nullptr) {
+        byte.more = std::make_unique<std::vector<Access>>();
+    }
+    if (std::none_of(byte.more->begin(), byte.more->end(), takes_place_of)) {
+        byte.more->push_back(now);
+    }
+}
+
 void report(uintptr_t code, bool is_write, const Access &other, bool other_is_write) {
     auto name = [](bool write) { return write ? std::string("write") : std::string("read"); };
     std::string message = "data race: the " + name(is_write) + " at " + place(code) + " by " +
@@ -139,22 +174,23 @@ void access(const void *pointer, size_t size, bool is_write, void *return_addres
             report(code, is_write, byte.write, true);
         }
         if (is_write) {
-            for (const Access &read : byte.reads) {
+            auto check = [&](const Access &read) {
                 if (read.block != 0 && !is_ordered(read, thread, is_shared)) {
                     report(code, is_write, read, false);
                 }
+            };
+            std::for_each(std::begin(byte.reads), std::end(byte.reads), check);
+            if (byte.more != nullptr) {
+                std::for_each(byte.more->begin(), byte.more->end(), check);
             }
-            byte = {now, {}};
+            byte = {now, {}, nullptr};
             continue;
         }
         if (is_shared && byte.write.block != block) {
             runtime_fail("the read at " + place(code) + " by " + runtime_thread_name(thread) +
                          " is of shared memory that its block has not written");
         }
-        if (byte.reads[0].block != block || byte.reads[0].thread != thread) {
-            byte.reads[1] = byte.reads[0];
-        }
-        byte.reads[0] = now;
+        remember_read(byte, now, is_shared);
     }
 }
 

@@ -3,7 +3,7 @@
 //
 // JOBS, in numbers of 8 bytes unless said otherwise (a string is its length and its bytes, without padding):
 //
-//     limit of a job in seconds, count of jobs, then for each job
+//     limit of a job in seconds of CPU time, count of jobs, then for each job
 //       seed
 //       count of buffers; for each: offset from an address that is a multiple of 256, size, the bytes
 //       count of launches; for each:
@@ -25,7 +25,7 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <unistd.h>
+#include <sys/time.h>
 #include <vector>
 
 #ifdef EMULATOR_ADDRESS
@@ -213,10 +213,12 @@ int main(int count, char **arguments) {
     if (results == nullptr) {
         give_up(2, "%s cannot be written", arguments[2]);
     }
-    auto limit = static_cast<unsigned>(jobs.number());
+    auto limit = static_cast<time_t>(jobs.number());
     size_t job_count = jobs.number();
     for (size_t job = 0; job < job_count; job++) {
-        alarm(limit);  // a kernel that does not end is killed
+        // A kernel that does not end is killed by SIGVTALRM, whatever else this machine does meanwhile.
+        itimerval timer{{0, 0}, {limit, 0}};
+        setitimer(ITIMER_VIRTUAL, &timer, nullptr);
         emulator_seed(jobs.number());
         std::vector<std::unique_ptr<Buffer>> buffers(jobs.number());
         for (auto &buffer : buffers) {

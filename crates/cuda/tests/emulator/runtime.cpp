@@ -7,7 +7,7 @@
 //   exited, or that the block does not have, is an error;
 // * a barrier goes on when all threads of the block wait at the same line. CUDA leaves it undefined what happens when
 //   some of them have exited, so this is an error too;
-// * anything else is a deadlock.
+// * if nothing goes on, some lanes of a warp operation are at another one, or at a barrier: an error.
 //
 // Not shown: reordering of memory accesses within a thread, anything about time, and what runs beside what.
 // This file and race.cpp are never compiled with a sanitizer. EMULATOR_ADDRESS says that the texts are compiled with
@@ -232,35 +232,35 @@ std::string lane_name(unsigned first, unsigned lane) {
     return runtime_thread_name(first + lane) + " (lane " + std::to_string(lane) + ")";
 }
 
+bool is_same_operation(const Fiber &a, const Fiber &b) {
+    return a.operation == b.operation && a.line == b.line && a.mask == b.mask;
+}
+
 // Lets the lanes of one warp operation go on. `waiting`: the lanes of the warp that wait at any.
 // Returns the lanes that went on, or none if others have yet to come.
 unsigned release_warp_operation(unsigned first, unsigned lane, unsigned waiting) {
     const Fiber &asks = fibers[first + lane];
-    std::string who = asks.operation == SHUFFLE ? "a shuffle" : "__syncwarp";
-    std::string place = who + " at " + at_line(asks.line);
+    auto place = [&] { return (asks.operation == SHUFFLE ? "a shuffle at " : "a __syncwarp at ") + at_line(asks.line); };
+    bool ready = true;
     for (unsigned k = 0; k < WARP; k++) {
         if ((asks.mask >> k & 1) == 0) {
             continue;
         }
         if (first + k >= launch.threads) {
-            failure = "the mask of " + place + " has a lane that the block does not have: lane " + std::to_string(k) +
+            failure = "the mask of " + place() + " has a lane that the block does not have: lane " + std::to_string(k) +
                       ", asked for by " + lane_name(first, lane);
             return 0;
         }
         const Fiber &other = fibers[first + k];
         if (other.state == State::Done) {
-            failure = "the mask of " + place + " has a lane that has exited: " + lane_name(first, k) +
+            failure = "the mask of " + place() + " has a lane that has exited: " + lane_name(first, k) +
                       ", asked for by " + lane_name(first, lane);
             return 0;
         }
-        bool same = other.operation == asks.operation && other.line == asks.line && other.mask == asks.mask;
-        if ((waiting >> k & 1) != 0 && !same) {
-            failure = "lanes of a warp are at different warp operations: " + lane_name(first, lane) + " at " + place +
-                      ", " + lane_name(first, k) + " at " + at_line(other.line);
-            return 0;
-        }
+        // A lane that waits elsewhere may still come.
+        ready = ready && (waiting >> k & 1) != 0 && is_same_operation(asks, other);
     }
-    if ((asks.mask & ~waiting) != 0) {
+    if (!ready) {
         return 0;
     }
     unsigned mask = asks.mask;
@@ -275,7 +275,7 @@ unsigned release_warp_operation(unsigned first, unsigned lane, unsigned waiting)
         Fiber &fiber = fibers[first + k];
         if (fiber.operation == SHUFFLE) {
             if (fiber.source >= WARP || (mask >> fiber.source & 1) == 0) {
-                failure = place + " reads a lane that its mask does not have: lane " + std::to_string(fiber.source) +
+                failure = place() + " reads a lane that its mask does not have: lane " + std::to_string(fiber.source) +
                           ", by " + lane_name(first, k);
                 return 0;
             }
@@ -311,6 +311,27 @@ bool release_warps() {
     return any;
 }
 
+// Which lane waits in vain for which.
+std::string deadlock() {
+    for (unsigned i = 0; i < launch.threads; i++) {
+        for (unsigned k = 0; k < WARP && fibers[i].state == State::Warp; k++) {
+            unsigned other = i / WARP * WARP + k;
+            if ((fibers[i].mask >> k & 1) == 0) {
+                continue;
+            }
+            std::string waits = runtime_thread_name(i) + " at " + at_line(fibers[i].line) + ", ";
+            waits += runtime_thread_name(other) + " at " + at_line(fibers[other].line);
+            if (fibers[other].state == State::Barrier) {
+                return "a lane of a warp operation is at a barrier: " + waits;
+            }
+            if (!is_same_operation(fibers[i], fibers[other])) {
+                return "lanes of a warp are at different warp operations: " + waits;
+            }
+        }
+    }
+    return "deadlock";  // not reached: an operation at which all its lanes wait goes on
+}
+
 // No fiber can run. Returns whether the block goes on; if not, it has ended or failed.
 bool release_barrier() {
     unsigned at[4] = {};
@@ -326,13 +347,7 @@ bool release_barrier() {
         return false;
     }
     if (count(State::Warp) != 0) {
-        unsigned i = first(State::Warp);
-        failure = "deadlock: " + runtime_thread_name(i) + " waits at " + at_line(fibers[i].line) +
-                  " for lanes of its warp that wait elsewhere";
-        if (count(State::Barrier) != 0) {
-            unsigned other = first(State::Barrier);
-            failure += ", as " + runtime_thread_name(other) + " does at the barrier of " + at_line(fibers[other].line);
-        }
+        failure = deadlock();
         return false;
     }
     unsigned waits = first(State::Barrier);
@@ -394,6 +409,10 @@ std::string refusal() {
     IF_ADDRESS(fixed = 0;)  // it has gaps for AddressSanitizer, which are not the text's
     if (product == 0 || product > EMULATOR_MAX_THREADS || block.x > EMULATOR_MAX_THREADS || block.z > 64) {
         return "no device runs a block of " + text(block) + " threads";
+    }
+    if (product > launch.entry->max_threads) {
+        return "the kernel's __launch_bounds__ are " + std::to_string(launch.entry->max_threads) + " threads, not " +
+               std::to_string(product);
     }
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > EMULATOR_MAX_GRID_YZ ||
         grid.z > EMULATOR_MAX_GRID_YZ) {
