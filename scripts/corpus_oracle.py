@@ -143,7 +143,7 @@ EXACT = {name: getattr(np, name) for name in (
     "add subtract multiply divide floor_divide remainder negative positive invert bitwise_and bitwise_or bitwise_xor "
     "left_shift right_shift less less_equal greater greater_equal equal not_equal logical_and logical_or logical_not "
     "logical_xor where minimum maximum fmin fmax clip abs sign copysign signbit nextafter floor ceil trunc round fmod "
-    "isnan isinf isfinite sqrt square reciprocal sum prod min max any all mean var std").split()}
+    "isnan isinf isfinite sqrt square reciprocal sum prod min max any all mean var std matmul dot").split()}
 EXACT |= {"fma": fma, "relu": lambda x: np.where(np.isnan(x), x, np.maximum(x, np.zeros_like(x)))}
 ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2", "asinh": "arcsinh",
            "acosh": "arccosh", "atanh": "arctanh", "ln": "log", "absolute": "abs", "power": "pow", "mod": "remainder"}
@@ -333,7 +333,7 @@ def check_types(test):
 
 
 OPERATORS = {
-    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**",
+    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.MatMult: "@", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**",
     ast.LShift: "<<", ast.RShift: ">>", ast.BitOr: "|", ast.BitXor: "^", ast.BitAnd: "&", ast.USub: "-", ast.UAdd: "+",
     ast.Invert: "~", ast.Not: "not", ast.And: "and", ast.Or: "or", ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<",
     ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=",
