@@ -123,9 +123,9 @@ fn shuffles_and_intrinsics_are_those_of_the_manual() {
             let (a, b) = (x as u32, y as u32);
             let half = f64::from(a as i32) / 2.0;
             [
-                u64::from(a) * u64::from(b) >> 32,
-                (u128::from(x) * u128::from(y) >> 64) as u64,
-                (i128::from(x.cast_signed()) * i128::from(y.cast_signed()) >> 64) as u64,
+                (u64::from(a) * u64::from(b)) >> 32,
+                ((u128::from(x) * u128::from(y)) >> 64) as u64,
+                ((i128::from(x.cast_signed()) * i128::from(y.cast_signed())) >> 64) as u64,
                 u64::from(a.leading_zeros() + x.leading_zeros() * 100 + x.count_ones() * 10_000),
                 half.round_ties_even().to_bits(),
                 (half as f32).floor().to_bits().into(),
@@ -195,7 +195,7 @@ fn random_script(seed: u64) -> Vec<Step> {
     let count = 2 + below(15);
     let step = |_| match below(8) {
         0 => Step { kind: 0, block: 0, thread: 0, address: 0 },
-        1..4 => Step { kind: 1, block: 0, thread: below(2), address: below(16) | 0xffff_0000 * below(2) },
+        1..4 => Step { kind: 1, block: 0, thread: below(2), address: below(16) | (0xffff_0000 * below(2)) },
         _ => {
             let kind = [2, 3, 4, 4, 4, 5][below(6) as usize];
             let block = if below(8) == 0 { 1 } else { 0 };
