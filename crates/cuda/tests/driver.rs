@@ -610,7 +610,7 @@ fn kernels_run_in_order() {
             let stream = device.stream().unwrap();
             let function = function(&device, "kernel_scale");
             let figures = (function.registers(), function.local_bytes(), function.max_threads());
-            assert_eq!(figures, (32, 0, 1024));
+            assert_eq!(figures, (32, 0, 256));
             for n in [1, 255, 256, 257, 5000] {
                 let (from, to) = (uploaded(&stream, &numbers(n)), stream.allocate(n * 4).unwrap());
                 scale(&stream, &function, &from, &to).unwrap();
@@ -637,7 +637,7 @@ fn launches_that_do_not_fit_are_refused() {
         let expected = "no CUDA code: a block would need 1048576 bytes of shared memory, and \
                         Device(0: emulated device 0, sm_90) has 232448";
         assert_eq!(error, expected);
-        let too_many = Grid { threads: [1025, 1, 1], ..grid(1, 0) };
+        let too_many = Grid { threads: [257, 1, 1], ..grid(1, 0) };
         let expected = "CUDA error in cuLaunchKernel: invalid argument (CUDA_ERROR_INVALID_VALUE)";
         assert_eq!(launch(too_many, &[0, 0, 0]), expected);
         // No harm is done.

@@ -51,6 +51,12 @@ impl Fake {
         self
     }
 
+    /// With any other variable.
+    pub fn variable(mut self, name: &str, value: impl ToString) -> Fake {
+        self.settings.push((name.to_owned(), value.to_string()));
+        self
+    }
+
     /// Without an entry point.
     pub fn without(mut self, symbol: &'static str) -> Fake {
         self.without = Some(symbol);
@@ -188,8 +194,10 @@ fn folder(without: Option<&str>) -> PathBuf {
     // Made under a name of its own, and then given its name, so that others see all of it or nothing.
     let making = root().join(format!("making-{key}-{}-{:?}", std::process::id(), std::thread::current().id()));
     fs::create_dir_all(&making).expect("a folder in the target folder");
+    // The tests of other crates use this file, too.
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cuda/tests/emulator/driver.cpp");
     let mut command = Command::new("g++");
-    command.args(FLAGS).arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator/driver.cpp")).arg(&runtime);
+    command.args(FLAGS).arg(source).arg(&runtime);
     command.arg("-o").arg(making.join("libcuda.so.1"));
     if let Some(symbol) = without {
         let script = making.join("hidden");

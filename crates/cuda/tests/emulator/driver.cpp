@@ -1068,7 +1068,7 @@ API cuFuncGetAttribute(int *value, int attribute, void *handle) {
     Function *function = static_cast<Function *>(handle);
     switch (attribute) {
     case 0: // threads of a block
-        *value = EMULATOR_MAX_THREADS;
+        *value = function->entry->max_threads;
         return SUCCESS;
     case 1: // static shared memory
         *value = function->shared();
@@ -1110,7 +1110,7 @@ API cuLaunchKernel(void *handle, unsigned grid_x, unsigned grid_y, unsigned grid
     Stream *stream = live_stream(on);
     uint64_t threads = uint64_t(block_x) * block_y * block_z;
     if (!grid_x || !grid_y || !grid_z || grid_x > 0x7FFFFFFF || grid_y > EMULATOR_MAX_GRID_YZ ||
-        grid_z > EMULATOR_MAX_GRID_YZ || !threads || threads > EMULATOR_MAX_THREADS || block_z > 64)
+        grid_z > EMULATOR_MAX_GRID_YZ || !threads || threads > function->entry->max_threads || block_z > 64)
         return INVALID_VALUE;
     if (shared > function->dynamic_shared)
         return INVALID_VALUE;
