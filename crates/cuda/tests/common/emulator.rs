@@ -415,8 +415,7 @@ fn launch_bounds(text: &str, entry: &str) -> u32 {
     bounds.and_then(|bounds| bounds.split(',').next()?.trim().parse().ok()).unwrap_or(1024)
 }
 
-/// What a text is compiled with.
-pub fn text_flags(build: Build) -> Vec<&'static str> {
+fn text_flags(build: Build) -> Vec<&'static str> {
     let mut flags = [TEXT_FLAGS, build.text_flags()].concat();
     // Otherwise `fma` is a call, which has the same result.
     #[cfg(target_arch = "x86_64")]
