@@ -1,6 +1,9 @@
 //! The emulator is right, and finds bugs: kernels written by hand give the results that they should, at boundary sizes and
 //! odd alignments, without a complaint of any build; and each planted bug, a change of a few characters, is found.
 
+// Where the emulator can switch stacks.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
 #[path = "common/emulator.rs"]
 mod emulator;
 
