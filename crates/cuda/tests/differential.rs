@@ -160,8 +160,8 @@ fn random_classes() {
                     Schedule::Rows { threads, groups, aligned } if groups > 1 && rng.one_in(2) => {
                         Schedule::Rows { threads, groups: rng.pick(&[2, 4, 8]), aligned }
                     }
-                    Schedule::Rows { aligned, .. } | Schedule::Staged { aligned } if n > 0 => {
-                        Schedule::Staged { aligned }
+                    Schedule::Rows { aligned, .. } | Schedule::Staged { aligned, .. } if n > 0 => {
+                        Schedule::Staged { aligned, leaves: rng.pick(&[16, 32]) }
                     }
                     Schedule::Columns { vector, .. } => {
                         let (across, down) = rng.pick(&[(1, 1), (1, 8), (32, 1), (32, 2), (4, 4), (16, 16)]);

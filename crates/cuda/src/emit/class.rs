@@ -32,6 +32,10 @@ const MOST_GROUPS: usize = 32;
 const SHARED_LIMIT: usize = 96 << 10;
 /// A row of more leaves than this, where there are few rows, is spread over blocks.
 const LONG_ROW: usize = 64;
+/// Leaves of a block of a staged kernel, if there are few and if there are many.
+const STAGED_LEAVES: [u8; 2] = [16, 64];
+/// So many blocks are several for each place that a device has.
+const MANY_BLOCKS: usize = 2048;
 /// So many rows keep a device busy, a block each.
 const MANY_ROWS: usize = 256;
 /// Offsets that 32 bits are enough for; what is left is room for tiles that reach beyond the end.
@@ -62,6 +66,8 @@ pub enum Schedule {
     Staged {
         /// True if vectors are aligned.
         aligned: bool,
+        /// Leaves of a block.
+        leaves: u8,
     },
     /// A thread folds one leaf of some columns.
     Columns {
@@ -214,7 +220,8 @@ fn rows(kernel: &Kernel, launch: &Launch, addresses: &[u64]) -> Schedule {
     let room = super::rows::Room::new(kernel);
     let few = rows < MANY_ROWS && leaves > LONG_ROW;
     if few || room.shared(n, 1) > SHARED_LIMIT {
-        return Schedule::Staged { aligned };
+        let many = rows.saturating_mul(leaves) / usize::from(STAGED_LEAVES[1]) >= MANY_BLOCKS;
+        return Schedule::Staged { aligned, leaves: STAGED_LEAVES[usize::from(many)] };
     }
     let groups = leaves.next_power_of_two().min(MOST_GROUPS);
     Schedule::Rows { threads: LEAF_THREADS as u8, groups: groups as u8, aligned }

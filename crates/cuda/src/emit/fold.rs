@@ -215,28 +215,41 @@ impl Fold {
         format!("*({}*)({base} + ({component} * {count} + {at}) * 8)", memory_type(self.dtype))
     }
 
-    /// Emits the tree over `count` states in memory, whose first is the result: state `i` is of the elements from
-    /// `start + i * unit`, of `n`. The first component of this reduction is `first`. All threads of the block take part.
-    pub fn tree(&self, unit: &mut Unit<'_>, memory: &Tree<'_>, first: usize) {
-        let Tree { base, count, start, unit: elements, threads } = memory;
-        unit.text
-            .open(&format!("for (i64 at = (i64)threadIdx.x * 2 * d; at + d < {count}; at += (i64){threads} * 2 * d)"));
+    /// Emits one level of the tree over states in memory: every `radix` neighbours, `d` states apart, become the first of them.
+    /// The first component of this reduction is `first`.
+    fn level(&self, unit: &mut Unit<'_>, memory: &Tree<'_>, first: usize) {
+        let Tree { base, count, start, unit: elements, threads, radix } = memory;
+        unit.text.open(&format!(
+            "for (i64 at = (i64)threadIdx.x * {radix} * d; at + d < {count}; at += (i64){threads} * {radix} * d)"
+        ));
         for c in 0..self.components() {
-            for (side, index) in [("a", "at"), ("b", "at + d")] {
-                let place = self.place(base, first + c, count, &format!("({index})"));
-                unit.text.line(&format!("{} {side}{c} = {place};", self.ty()));
-            }
+            unit.text.line(&format!("{} a{c}[{radix}];", self.ty()));
         }
+        unit.text.line("#pragma unroll");
+        unit.text.open(&format!("for (int k = 0; k < {radix}; k++)"));
+        unit.text.line(&format!("if (at + k * d >= {count}) break;"));
+        for c in 0..self.components() {
+            let place = self.place(base, first + c, count, "(at + k * d)");
+            unit.text.line(&format!("a{c}[k] = {place};"));
+        }
+        unit.text.close();
+        unit.text.line("#pragma unroll");
+        unit.text.open(&format!("for (int s = 1; s < {radix}; s *= 2)"));
+        unit.text.line("#pragma unroll");
+        unit.text.open(&format!("for (int k = 0; k + s < {radix}; k += 2 * s)"));
+        unit.text.line(&format!("if (at + (k + s) * d >= {count}) break;"));
         if self.reducer.counts() {
-            let end = |index: &str| format!("least({start} + ({index}) * {elements}, n)");
-            unit.text.line(&format!("const i64 before = {}, middle = {};", end("at"), end("at + d")));
-            unit.text.line(&format!("const i64 after = {};", end("at + 2 * d")));
+            let end = |index: &str| format!("least({start} + (at + {index} * d) * {elements}, n)");
+            unit.text.line(&format!("const i64 before = {}, middle = {};", end("k"), end("(k + s)")));
+            unit.text.line(&format!("const i64 after = {};", end("(k + 2 * s)")));
             unit.uses.least = true;
         }
-        self.merge(unit, |c| format!("a{c}"), |c| format!("b{c}"), ["(middle - before)", "(after - middle)"]);
+        self.merge(unit, |c| format!("a{c}[k]"), |c| format!("a{c}[k + s]"), ["(middle - before)", "(after - middle)"]);
+        unit.text.close();
+        unit.text.close();
         for c in 0..self.components() {
             let place = self.place(base, first + c, count, "at");
-            unit.text.line(&format!("{place} = a{c};"));
+            unit.text.line(&format!("{place} = a{c}[0];"));
         }
         unit.text.close();
     }
@@ -247,22 +260,28 @@ impl Fold {
     }
 }
 
-/// States in memory that a tree merges.
+/// States in memory that a tree merges into the first of them.
 pub(super) struct Tree<'a> {
+    /// The address of the first one, an expression.
     pub base: &'a str,
+    /// How many there are.
     pub count: &'a str,
+    /// State `i` is of the elements from `start + i * unit`, of `n`.
     pub start: &'a str,
     pub unit: usize,
+    /// Threads of the block.
     pub threads: usize,
+    /// How many neighbours a thread merges at once, a power of two: more where memory is far away.
+    pub radix: usize,
 }
 
-/// Emits the trees of some reductions over states in memory; the block waits before and after.
+/// Emits the trees of some reductions; the block waits before and after.
 pub(super) fn trees(unit: &mut Unit<'_>, folds: &[Fold], memory: &Tree<'_>) {
     unit.text.line("__syncthreads();");
-    unit.text.open(&format!("for (i64 d = 1; d < {}; d *= 2)", memory.count));
+    unit.text.open(&format!("for (i64 d = 1; d < {}; d *= {})", memory.count, memory.radix));
     let mut first = 0;
     for fold in folds {
-        fold.tree(unit, memory, first);
+        fold.level(unit, memory, first);
         first += fold.components();
     }
     unit.text.line("__syncthreads();");

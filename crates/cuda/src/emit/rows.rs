@@ -96,7 +96,7 @@ struct Spread {
 pub(super) fn emit(unit: &mut Unit<'_>) {
     match unit.class.schedule {
         Schedule::Rows { threads, groups, aligned } => whole(unit, threads.into(), groups.into(), aligned),
-        Schedule::Staged { aligned } => staged(unit, aligned),
+        Schedule::Staged { aligned, leaves } => staged(unit, aligned, leaves.into()),
         _ => unreachable!("not a row schedule"),
     }
 }
@@ -160,7 +160,7 @@ fn whole(unit: &mut Unit<'_>, threads: usize, groups: usize, aligned: bool) {
                 fold.share_result(unit, threads);
             }
         } else if !folds.is_empty() {
-            let tree = Tree { base: "shared", count: "leaves", start: "0", unit: LEAF, threads: size };
+            let tree = Tree { base: "shared", count: "leaves", start: "0", unit: LEAF, threads: size, radix: 2 };
             trees(unit, &folds, &tree);
             let mut first = 0;
             for fold in &folds {
@@ -264,8 +264,11 @@ fn leaves(
         fold.merge_lanes(unit, threads, vector, *phases, "size");
     }
     if spread.states && !folds.is_empty() {
-        let [base, count, at] =
-            if spread.leaves[0] == "0" { ["shared", "leaves", "(begin / 1024)"] } else { ["shared", "count", "group"] };
+        let [base, count, at] = if spread.leaves[0] == "0" {
+            ["shared", "leaves", leaf]
+        } else {
+            ["shared", "count", "(batch + group - chunk)"]
+        };
         unit.text.open("if (t == 0 && begin < n)");
         let mut component = 0;
         for fold in folds {
@@ -284,34 +287,39 @@ fn leaves(
     unit.text.close();
 }
 
-/// Leaves of a block of a staged kernel.
-const CHUNK: usize = BLOCK / LEAF_THREADS;
+/// Leaves side by side in a block of a staged kernel.
+const GROUPS: usize = BLOCK / LEAF_THREADS;
+/// Threads of a block that joins what the blocks of a loop leave, and how many neighbours each merges at once: one block
+/// does it for a row, and waits for memory at each level.
+const JOIN_BLOCK: usize = 1024;
+const JOIN_RADIX: usize = 8;
 
 /// An entry for each loop, and one that joins what its blocks leave.
-fn staged(unit: &mut Unit<'_>, aligned: bool) {
+fn staged(unit: &mut Unit<'_>, aligned: bool, chunk: usize) {
     let room = Room::new(unit.kernel);
     let kernel = unit.kernel;
     let spread = Spread {
         threads: LEAF_THREADS,
-        groups: CHUNK,
+        groups: GROUPS,
         vector: row_vector(kernel),
         aligned,
-        leaves: ["chunk", "chunk + 1"],
+        leaves: ["chunk", "end"],
         states: true,
     };
     let stages: Vec<usize> = loops(kernel).collect();
     for (l, stage) in stages.iter().copied().enumerate() {
         let folds = Fold::of(unit, stage);
         unit.open_entry(&format!("kernel_loop{l}"), BLOCK as u32);
-        preamble(unit);
+        preamble(unit, chunk);
         unit.text.line("const idx row = (idx)(blockIdx.x / (u32)chunks);");
-        unit.text.line(&format!("const idx chunk = (idx)(blockIdx.x % (u32)chunks) * {CHUNK};"));
+        unit.text.line(&format!("const idx chunk = (idx)(blockIdx.x % (u32)chunks) * {chunk};"));
+        unit.text.line(&format!("const idx end = chunk + {chunk} < leaves ? chunk + {chunk} : leaves;"));
         unit.text.line(&format!("const int t = threadIdx.x % {LEAF_THREADS}, group = threadIdx.x / {LEAF_THREADS};"));
         pointers(unit);
         workspace(unit, &room);
         if !folds.is_empty() {
             unit.text.line("extern __shared__ __align__(16) unsigned char shared[];");
-            unit.text.line(&format!("const idx count = leaves - chunk < {CHUNK} ? leaves - chunk : {CHUNK};"));
+            unit.text.line("const idx count = end - chunk;");
         }
         // Row stages that no joining entry runs store here.
         let last = l + 1 == stages.len();
@@ -323,15 +331,15 @@ fn staged(unit: &mut Unit<'_>, aligned: bool) {
             }
         } else {
             let start = format!("(i64)chunk * {LEAF}");
-            let tree = Tree { base: "shared", count: "count", start: &start, unit: LEAF, threads: BLOCK };
+            let tree = Tree { base: "shared", count: "count", start: &start, unit: LEAF, threads: BLOCK, radix: 2 };
             trees(unit, &folds, &tree);
             unit.text.open("if (threadIdx.x == 0)");
-            copy_states(unit, &folds, "shared", "count", "0", &format!("(chunk / {CHUNK})"));
+            copy_states(unit, &folds, "shared", "count", "0", &format!("(chunk / {chunk})"));
             unit.text.close();
         }
         unit.text.close();
         if !folds.is_empty() {
-            join(unit, l, stage, &folds, &room);
+            join(unit, l, stage, &folds, &room, chunk);
         }
     }
 }
@@ -349,10 +357,10 @@ fn copy_states(unit: &mut Unit<'_>, folds: &[Fold], from: &str, count: &str, at:
     }
 }
 
-fn preamble(unit: &mut Unit<'_>) {
+fn preamble(unit: &mut Unit<'_>, chunk: usize) {
     let n = unit.fields.word(Field::Count(Group::Inner));
     unit.text.line(&format!("const idx n = (idx){n}, leaves = (n + {}) / {LEAF};", LEAF - 1));
-    unit.text.line(&format!("const i64 chunks = (leaves + {}) / {CHUNK};", CHUNK - 1));
+    unit.text.line(&format!("const i64 chunks = (leaves + {}) / {chunk};", chunk - 1));
 }
 
 /// Declares where the parts of the workspace are: `frame` (the results of a row), `partials` (the states of its chunks), and
@@ -408,14 +416,21 @@ fn rows_after(unit: &mut Unit<'_>, stage: usize, condition: &str) {
 }
 
 /// The entry that joins the chunks of each row, and runs the row stages up to the next loop.
-fn join(unit: &mut Unit<'_>, number: usize, stage: usize, folds: &[Fold], room: &Room) {
+fn join(unit: &mut Unit<'_>, number: usize, stage: usize, folds: &[Fold], room: &Room, leaves: usize) {
     let kernel = unit.kernel;
-    unit.open_entry(&format!("kernel_join{number}"), BLOCK as u32);
-    preamble(unit);
+    unit.open_entry(&format!("kernel_join{number}"), JOIN_BLOCK as u32);
+    preamble(unit, leaves);
     unit.text.line("const idx row = (idx)blockIdx.x;");
     pointers(unit);
     workspace(unit, room);
-    let tree = Tree { base: "partials", count: "chunks", start: "0", unit: CHUNK * LEAF, threads: BLOCK };
+    let tree = Tree {
+        base: "partials",
+        count: "chunks",
+        start: "0",
+        unit: leaves * LEAF,
+        threads: JOIN_BLOCK,
+        radix: JOIN_RADIX,
+    };
     trees(unit, folds, &tree);
     unit.text.line("if (threadIdx.x != 0) return;");
     let mut component = 0;
@@ -451,15 +466,17 @@ pub(super) fn dispatch(class: &Class, room: &Room, launch: &Launch) -> Option<Di
             };
             Some(Dispatch { grids: smallvec![grid], workspace: 0 })
         }
-        _ => {
-            let chunks = n.div_ceil(LEAF).div_ceil(CHUNK) as u64;
+        Schedule::Staged { leaves, .. } => {
+            let chunk = usize::from(leaves);
+            let chunks = n.div_ceil(LEAF).div_ceil(chunk) as u64;
             let all = blocks((rows as u64).checked_mul(chunks)?)?;
             let mut grids = SmallVec::new();
             for folded in &room.folded {
-                let shared = if *folded { 8 * room.components * CHUNK } else { 0 } as u32;
+                let shared = if *folded { 8 * room.components * chunk } else { 0 } as u32;
                 let threads = [BLOCK as u32, 1, 1];
                 grids.push(Grid { entry: grids.len(), blocks: [all, 1, 1], threads, shared });
                 if *folded {
+                    let threads = [JOIN_BLOCK as u32, 1, 1];
                     grids.push(Grid { entry: grids.len(), blocks: [blocks(rows as u64)?, 1, 1], threads, shared: 0 });
                 }
             }
@@ -467,5 +484,6 @@ pub(super) fn dispatch(class: &Class, room: &Room, launch: &Launch) -> Option<Di
             let scratch = (room.scratch(n) as u64).checked_mul(rows as u64)?;
             Some(Dispatch { grids, workspace: states.next_multiple_of(16).checked_add(scratch)? })
         }
+        _ => unreachable!("not a row schedule"),
     }
 }
