@@ -102,6 +102,42 @@ fn gauss_sin(b: &mut Builder, v: &[Value]) -> Value {
     b.add(p, one)
 }
 
+/// Distances of all pairs of points: `sqrt(sum((x[:,None,:] - y[None,:,:])**2, axis=-1))`.
+fn distances(dtype: DType) -> Kernel {
+    let mut b = Builder::kernel(Nest::Rows);
+    let [x, y] = [(); 2].map(|()| b.operand(dtype, Role::In, Level::Inner));
+    let out = b.operand(dtype, Role::Out, Level::Row);
+    b.stage(StageKind::Loop);
+    let (x, y) = (b.load(x), b.load(y));
+    let difference = b.sub(x, y);
+    let square = b.mul(difference, difference);
+    let sum = b.reduce(Reducer::Sum, square);
+    b.stage(StageKind::Row);
+    let sum = b.reduced(sum);
+    let root = b.sqrt(sum);
+    b.store(out, root);
+    b.finish()
+}
+
+/// Two sets of `points` each, in a space of so many dimensions.
+fn pairs(kernel: &mut Kernel, points: usize, dimensions: usize) -> Launch {
+    let size = kernel.operands[0].dtype.size() as isize;
+    let point = size * dimensions as isize;
+    let layout = |outer: [isize; 2], inner: isize| Layout {
+        outer: outer.into_iter().collect(),
+        reduced: Default::default(),
+        inner: [inner].into_iter().collect(),
+    };
+    let mut launch = Launch {
+        outer: [points; 2].into_iter().collect(),
+        reduced: Default::default(),
+        inner: [dimensions].into_iter().collect(),
+        layouts: vec![layout([point, 0], size), layout([0, point], size), layout([size * points as isize, size], 0)],
+    };
+    set_accesses(kernel, &mut launch);
+    launch
+}
+
 /// The sizes of a launch: outer, reduced, inner.
 type Shape = (usize, usize, usize);
 
@@ -136,12 +172,16 @@ fn launch(kernel: &mut Kernel, (outer, reduced, inner): Shape, transposed: bool)
         let layout = &mut launch.layouts[1];
         std::mem::swap(&mut layout.outer, &mut layout.inner);
     }
+    set_accesses(kernel, &mut launch);
+    launch
+}
+
+fn set_accesses(kernel: &mut Kernel, launch: &mut Launch) {
     launch.canonicalize(kernel);
     let accesses: Vec<_> = launch.access(kernel).collect();
     for (operand, access) in kernel.operands.iter_mut().zip(accesses) {
         operand.access = access;
     }
-    launch
 }
 
 /// The least and the median time of `f`, in nanoseconds.
@@ -192,15 +232,15 @@ fn tier() -> Tier {
 }
 
 fn measure(name: &str, kernel: Kernel, shapes: &[Shape]) {
-    measure_with(name, kernel, shapes, false);
+    measure_with(name, kernel, shapes, |kernel, shape| launch(kernel, shape, false));
 }
 
 /// The same with the second operand transposed; the shapes are squares.
 fn measure_transposed(name: &str, kernel: Kernel, shapes: &[Shape]) {
-    measure_with(name, kernel, shapes, true);
+    measure_with(name, kernel, shapes, |kernel, shape| launch(kernel, shape, true));
 }
 
-fn measure_with(name: &str, mut kernel: Kernel, shapes: &[Shape], transposed: bool) {
+fn measure_with(name: &str, mut kernel: Kernel, shapes: &[Shape], launch: impl Fn(&mut Kernel, Shape) -> Launch) {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-'));
     if filter.is_some_and(|f| !name.contains(&f)) {
         return;
@@ -208,7 +248,7 @@ fn measure_with(name: &str, mut kernel: Kernel, shapes: &[Shape], transposed: bo
     let options = Options { verifier: false, tier: tier(), ..Options::default() };
     let compiler = Compiler::new(options).expect("this host has a code generator");
     for shape in shapes {
-        let launch = launch(&mut kernel, *shape, transposed);
+        let launch = launch(&mut kernel, *shape);
         let compile = time(|| drop(compiler.compile(&kernel).expect("the kernel compiles")));
         let compiled = compiler.compile(&kernel).expect("the kernel compiles");
         let elements = shape.0 * shape.1 * shape.2;
@@ -273,6 +313,11 @@ fn main() {
         );
         let less = |b: &mut Builder, v: &[Value]| b.lt(v[0], v[1]);
         measure(&format!("less {dtype}"), elementwise(dtype, 2, less), &flat[1..5]);
+        for dimensions in [3, 10, 50, 100] {
+            let name = format!("distances {dimensions} {dtype}");
+            let launch = |kernel: &mut Kernel, (points, ..): Shape| pairs(kernel, points, dimensions);
+            measure_with(&name, distances(dtype), &[(100, 1, 100), (1000, 1, 1000)], launch);
+        }
     }
     let squares = [(100, 1, 100), (1000, 1, 1000), (4000, 1, 4000)];
     let sum = |b: &mut Builder, v: &[Value]| b.add(v[0], v[1]);

@@ -4,7 +4,7 @@
 //! if the kernel is splittable, of a range of inner elements); threads share out the rows. *Staged*: one row at a time,
 //! one loop at a time, each loop cut at leaf boundaries into pieces that threads share out; for few long rows, and for
 //! inner dimensions that do not merge, whose operands are packed piece by piece; see `staged.rs`. Column kernels are in
-//! `columns.rs`, runs that share their input in `together.rs`.
+//! `columns.rs`, short rows that share an input in `short.rs`, runs that share their input in `together.rs`.
 //!
 //! Invariants: results do not depend on how work is cut. A small serial run allocates nothing. The floating point
 //! state of a thread is the default one (round to nearest, subnormals kept) while it runs compiled code, and the host's
@@ -16,6 +16,7 @@ mod fork;
 mod matmul;
 mod pack;
 mod pool;
+mod short;
 mod staged;
 mod together;
 
@@ -25,6 +26,7 @@ pub use matmul::Matmul;
 
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;
+use crate::wide::{SideBySide, side_by_side};
 use crate::{Error, Tier};
 use numfuse_core::kernel::reduce;
 use numfuse_core::kernel::{Inst, Kernel, Nest, Operand, Prim, Reduction, StageKind};
@@ -134,6 +136,8 @@ pub struct Compiled {
     analysis: Analysis,
     /// Estimated nanoseconds for an inner element.
     cost: f64,
+    /// Which short rows the code runs side by side.
+    side_by_side: Option<SideBySide>,
 }
 
 /// What the driver knows of a stage.
@@ -226,6 +230,7 @@ impl Compiled {
             })
             .collect();
         let cost = estimate(kernel, tier);
+        let side_by_side = tier.code_isa().and_then(|isa| side_by_side(kernel, &analysis, isa));
         Compiled {
             code,
             tier,
@@ -236,6 +241,7 @@ impl Compiled {
             reductions: kernel.reductions.clone(),
             analysis,
             cost,
+            side_by_side,
         }
     }
 
@@ -476,6 +482,9 @@ impl Run<'_> {
         let threads = team.threads;
         let chunk_cost = team.chunk(cost);
         let long = row_cost > LONG_ROW.1 || (threads > 1 && rows < 4 * threads && row_cost > LONG_ROW.0);
+        if let Some(short) = short::ShortRows::new(self, rows)? {
+            return short.run(team, chunk_cost, row_cost);
+        }
         let packs = self.launch.inner.len() > 1;
         if !packs && compiled.analysis.splittable {
             let tile = tile(self.launch, self.inner);

@@ -119,6 +119,15 @@ impl Tier {
         }
     }
 
+    /// The instruction set of the wide tier that code of this tier uses.
+    fn code_isa(self) -> Option<wide::Isa> {
+        match self {
+            Tier::Avx512 => Some(wide::Isa::Avx512),
+            Tier::Avx2 => Some(wide::Isa::Avx2),
+            Tier::Widest | Tier::Cranelift => None,
+        }
+    }
+
     /// The instruction set of the wide tier that this asks for, if the host has it.
     fn isa(self) -> Option<wide::Isa> {
         let host = wide::Isa::host()?;

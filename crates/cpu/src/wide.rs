@@ -27,6 +27,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use across::{SideBySide, side_by_side};
 pub(crate) use asm::Isa;
 
 use crate::clif::Analysis;

@@ -2,46 +2,91 @@
 //!
 //! A row of three elements fills no vector, and finding out that it is short costs more than its work. So if there are
 //! enough rows and each is short, a group of rows runs together: every loop goes over the inner elements one by one,
-//! and its instructions are those of the stage, on lanes that are rows. Row values, scratch and states are vectors in
+//! and its instructions are those of the stage, on lanes that are rows. Inputs whose rows are not adjacent are gathered
+//! first, those that are the same for all rows only once. They, row values, scratch and states are vectors in
 //! the stack frame. The order of a reduction is that of [`numfuse_core::kernel::reduce`]: a row has one leaf, with a lane
-//! for each element, and the lanes are an array of vectors here. Rows that are left over run one by one.
+//! for each element, and the lanes are an array of vectors here.
+//!
+//! RAX is the first row of the group, RBX the inner element as the byte offset of its vector in such an array. The last
+//! group begins where it fits, so some rows may run twice, unless the kernel writes where it reads: then rows that are
+//! left over run one by one.
 
 use super::Gen;
-use super::asm::{Alu, Cond, Isa, Mem, RAX, RBX, RCX, RDI, RDX, Shift};
+use super::asm::{Alu, Cond, Isa, Label, Mem, R11, RAX, RBX, RCX, RDI, RDX, Shift};
 use super::call_offset;
 use super::fold::Fold;
-use super::program::{NodeId, PlaceId, Slot, What};
-use super::rows::{Across, StageProgram, run_once};
-use crate::clif::stage_is_empty;
+use super::program::{Base, NodeId, Place, PlaceId, Slot, Step, What};
+use super::rows::{Across, OperandSlots, StageProgram, run_once};
+use crate::clif::{Analysis, OperandAt, stage_is_empty};
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::{Nest, StageKind, reduce};
+use numfuse_core::kernel::{Inst, Kernel, Level, Nest, Role, StageKind, reduce};
 use numfuse_core::literal::Literal;
 use smallvec::SmallVec;
+use std::mem::offset_of;
 
-/// Rows of more elements than this run one by one: no more than a leaf has lanes.
-const LONGEST: usize = 24;
-const _: () = assert!(LONGEST <= reduce::lanes(Nest::Rows, DType::F64));
 /// Kernels with more instructions than this have no such code.
 const INST_LIMIT: usize = 400;
 /// Kernels that need more vectors in the stack frame than this have none either.
 const VECTOR_LIMIT: usize = 512;
+/// The bytes of a vector in the stack frame, as a power of two.
+const VECTOR: u8 = 6;
+
+/// Rows of more elements than this run one by one unless the elements of neighbouring rows are adjacent, or the same.
+const GATHERED: usize = 24;
+
+/// Which short rows the code of a kernel runs side by side, if all phases are asked for at once. All rows of a call, if
+/// no output has the place of an input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SideBySide {
+    /// There have to be so many.
+    pub rows: usize,
+    /// They have no more elements than this, and at least one.
+    pub longest: usize,
+    /// If they have more elements than this, every operand that varies along them has adjacent rows, or the same for all.
+    pub gathered: usize,
+}
+
+/// What the code of a kernel does with short rows, unless it has no such code.
+pub(crate) fn side_by_side(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Option<SideBySide> {
+    // A row has no more elements than a leaf has lanes.
+    let lanes = |dtype: DType| reduce::lanes(Nest::Rows, dtype);
+    let longest = kernel.reductions.iter().map(|r| lanes(r.dtype)).min().unwrap_or(lanes(DType::F64));
+    let inputs = inputs_along_rows(kernel).len();
+    let vectors = analysis.frame + longest * (kernel.scratch.len() + analysis.states + inputs);
+    // As many as lanes of the widest dtype.
+    let widest = kernel.insts.iter().map(|data| data.dtype.size()).max().unwrap_or(8);
+    let rows = (isa.bytes() / widest).min(if isa == Isa::Avx2 { 8 } else { 16 });
+    let fits = kernel.nest == Nest::Rows
+        && !analysis.splittable
+        && kernel.insts.len() <= INST_LIMIT
+        && vectors <= VECTOR_LIMIT
+        && rows >= 2;
+    fits.then_some(SideBySide { rows, longest, gathered: GATHERED })
+}
+
+/// The operands that are loaded in loops.
+fn inputs_along_rows(kernel: &Kernel) -> SmallVec<[usize; 8]> {
+    let mut inputs: SmallVec<[usize; 8]> = SmallVec::new();
+    for data in &kernel.insts {
+        if let Inst::Load(n) = data.inst
+            && kernel.operands[n as usize].level == Level::Inner
+            && !inputs.contains(&(n as usize))
+        {
+            inputs.push(n as usize);
+        }
+    }
+    inputs
+}
 
 /// Emits the loop over groups of rows, and leaves in RBX, which is 0 before, how many rows it has run.
 pub(super) fn emit(g: &mut Gen<'_>) {
     let kernel = g.kernel;
-    let vectors = g.analysis.frame + LONGEST * (kernel.scratch.len() + g.analysis.states);
-    if g.analysis.splittable || kernel.insts.len() > INST_LIMIT || vectors > VECTOR_LIMIT {
-        return;
-    }
-    let lanes = group(g);
-    if lanes < 2 {
-        return;
-    }
+    let Some(SideBySide { rows: lanes, longest, gathered }) = side_by_side(kernel, g.analysis, g.a.isa) else { return };
     let exit = g.a.label();
     g.load_call(RCX, call_offset!(len));
     g.a.mov(RDX, RCX);
     g.a.alu_imm(Alu::Sub, RDX, 1);
-    g.a.alu_imm(Alu::Cmp, RDX, LONGEST as i32 - 1);
+    g.a.alu_imm(Alu::Cmp, RDX, longest as i32 - 1);
     g.a.jump_if(Cond::Above, exit);
     g.a.alu_mem(Alu::Cmp, RCX, Mem::at(RDI, call_offset!(end)));
     g.a.jump_if(Cond::NotEqual, exit);
@@ -51,26 +96,42 @@ pub(super) fn emit(g: &mut Gen<'_>) {
     g.load_call(RCX, call_offset!(last));
     g.a.alu_imm(Alu::Cmp, RCX, 2 * kernel.stages.len() as i32);
     g.a.jump_if(Cond::NotEqual, exit);
-    let end = g.word_slot();
+    let last = g.word_slot();
     g.load_call(RCX, call_offset!(rows));
-    g.a.alu_imm(Alu::And, RCX, -(lanes as i32));
-    g.a.store(end.mem(), RCX);
-    g.a.test(RCX, RCX);
-    g.a.jump_if(Cond::Equal, exit);
+    g.a.alu_imm(Alu::Sub, RCX, lanes as i32);
+    g.a.jump_if(Cond::Below, exit);
+    g.a.store(last.mem(), RCX);
+    g.load_call(RDX, call_offset!(operands));
+    g.a.compare_mem(Mem::at(RDI, call_offset!(len)), gathered as i8);
+    g.unless(Cond::BelowEqual, |g| {
+        for (n, operand) in kernel.operands.iter().enumerate().filter(|(_, o)| o.level == Level::Inner) {
+            g.a.load(RCX, operand_field(n, offset_of!(OperandAt, row)));
+            g.a.test(RCX, RCX);
+            g.unless(Cond::Equal, |g| {
+                g.a.alu_imm(Alu::Cmp, RCX, operand.dtype.size() as i32);
+                g.a.jump_if(Cond::NotEqual, exit);
+            });
+        }
+    });
     let across = Across {
         frame: (0..g.analysis.frame).map(|_| g.vector_slot()).collect(),
-        scratch: kernel.scratch.iter().map(|_| g.slot(64 * LONGEST as i32, 64)).collect(),
-        states: (0..g.analysis.states).map(|_| g.slot(64 * LONGEST as i32, 64)).collect(),
+        scratch: kernel.scratch.iter().map(|_| g.slot((longest as i32) << VECTOR, 64)).collect(),
+        states: (0..g.analysis.states).map(|_| g.slot((longest as i32) << VECTOR, 64)).collect(),
+        operands: (0..kernel.operands.len()).map(|n| operand_slots(g, n)).collect(),
     };
+    let in_place = in_place(g);
+    let gathers = gathers(g, &across, longest);
     g.a.mov_imm(RAX, 0);
     let again = g.a.here();
+    for gather in &gathers {
+        gather.emit(g, &across, lanes);
+    }
     for stage in 0..kernel.stages.len() {
         if stage_is_empty(kernel, stage) {
             continue;
         }
         match kernel.stages[stage].kind {
             StageKind::Row => {
-                g.a.mov_imm(RBX, 0);
                 let mut program = stage_program(g, stage, &across, lanes);
                 program.add_insts(g);
                 let program = program.finish(g);
@@ -78,26 +139,151 @@ pub(super) fn emit(g: &mut Gen<'_>) {
             }
             StageKind::Loop => {
                 let folds: Vec<Fold> = kernel.reductions_of(stage).map(|(i, _)| Fold::new(g, i)).collect();
-                clear(g, &folds, &across, lanes);
                 elements(g, stage, &folds, &across, lanes);
                 for fold in &folds {
-                    merge(g, fold, &across, lanes);
+                    merge(g, fold, &across, lanes, longest);
                 }
             }
         }
     }
     g.a.alu_imm(Alu::Add, RAX, lanes as i32);
-    g.a.alu_mem(Alu::Cmp, RAX, end.mem());
-    g.a.jump_if(Cond::Below, again);
+    g.a.alu_mem(Alu::Cmp, RAX, last.mem());
+    g.a.jump_if(Cond::BelowEqual, again);
     g.a.mov(RBX, RAX);
+    g.a.alu_mem(Alu::Cmp, RBX, Mem::at(RDI, call_offset!(rows)));
+    g.a.jump_if(Cond::AboveEqual, exit);
+    g.a.load(RCX, in_place.mem());
+    g.a.test(RCX, RCX);
+    g.a.jump_if(Cond::NotEqual, exit);
+    g.a.load(RAX, last.mem());
+    g.a.jump(again);
     g.a.bind(exit);
 }
 
-/// How many rows make a group: as many as lanes of the widest dtype.
-fn group(g: &Gen<'_>) -> usize {
-    let widest = g.kernel.insts.iter().map(|data| data.dtype.size()).max().unwrap_or(8);
-    let narrow = if g.a.isa == Isa::Avx2 { 8 } else { 16 };
-    (g.a.isa.bytes() / widest).min(narrow)
+/// A field of an operand's place; RDX points to the first operand's.
+fn operand_field(n: usize, field: usize) -> Mem {
+    Mem::at(RDX, (n * size_of::<OperandAt>() + field) as i32)
+}
+
+/// Slots with what the call says about an operand. RDX points to the first operand's place.
+fn operand_slots(g: &mut Gen<'_>, n: usize) -> OperandSlots {
+    let [pointer, row, inner] =
+        [offset_of!(OperandAt, pointer), offset_of!(OperandAt, row), offset_of!(OperandAt, inner)].map(|field| {
+            let slot = g.word_slot();
+            g.a.load(RCX, operand_field(n, field));
+            g.a.store(slot.mem(), RCX);
+            slot
+        });
+    OperandSlots { pointer, row, inner }
+}
+
+/// An input that varies along the rows, which is gathered into vectors unless neighbouring rows are adjacent.
+struct Gather {
+    operand: usize,
+    vectors: Slot,
+    /// What the call says about it: [`Across::operands`] says where the vectors are.
+    at: OperandSlots,
+    /// Not zero if there is anything to gather for the next group.
+    wanted: Slot,
+}
+
+/// Decides for each input that varies along the rows whether it has to be gathered. RDX points to the first operand's
+/// place.
+fn gathers(g: &mut Gen<'_>, across: &Across, longest: usize) -> Vec<Gather> {
+    let inputs = inputs_along_rows(g.kernel);
+    let each = inputs.into_iter().map(|operand| {
+        let vectors = g.slot((longest as i32) << VECTOR, 64);
+        let (slots, wanted) = (across.operands[operand], g.word_slot());
+        let at = operand_slots(g, operand);
+        g.a.mov_imm(R11, 0);
+        g.a.load(RCX, at.row.mem());
+        g.a.alu_imm(Alu::Sub, RCX, g.kernel.operands[operand].dtype.size() as i32);
+        g.unless(Cond::Equal, |g| {
+            g.a.store(slots.row.mem(), R11);
+            g.a.lea(R11, vectors.mem());
+            g.a.store(slots.pointer.mem(), R11);
+            g.a.mov_imm(R11, 1 << VECTOR);
+            g.a.store(slots.inner.mem(), R11);
+        });
+        g.a.store(wanted.mem(), RCX);
+        Gather { operand, vectors, at, wanted }
+    });
+    each.collect()
+}
+
+impl Gather {
+    /// Emits the gathering for the group of RAX.
+    fn emit(&self, g: &mut Gen<'_>, across: &Across, lanes: usize) {
+        // Bits are moved, whatever they mean: bools too.
+        let dtype = match g.kernel.operands[self.operand].dtype.size() {
+            1 => DType::U8,
+            2 => DType::U16,
+            4 => DType::U32,
+            _ => DType::U64,
+        };
+        let done = g.a.label();
+        g.a.compare_mem(self.wanted.mem(), 0);
+        g.a.jump_if(Cond::Equal, done);
+        let mut program = stage_program(g, 0, across, lanes);
+        let base = program.row_base(g, self.at);
+        let from = program.program.place(Place { base, step: Step::Rows(self.at.row), dtype });
+        let to = program.program.place(Place { base: Base::Stack(self.vectors), step: Step::Vectors, dtype });
+        let x = program.program.push(What::Load(from), dtype, &[]);
+        program.program.push(What::Store(to), dtype, &[x]);
+        let program = program.finish(g);
+        let end = len_in_vectors(g);
+        vector_loop(g, end, |g| {
+            run_once(g, &program);
+            advance(g, base, self.at.inner);
+        });
+        // Once is enough if it is the same for all rows.
+        g.a.load(RCX, self.at.row.mem());
+        g.a.store(self.wanted.mem(), RCX);
+        g.a.bind(done);
+    }
+}
+
+/// A slot with the number of inner elements as the byte offset of a vector.
+fn len_in_vectors(g: &mut Gen<'_>) -> Slot {
+    let end = g.word_slot();
+    g.load_call(RCX, call_offset!(len));
+    g.a.shift(Shift::Left, RCX, VECTOR);
+    g.a.store(end.mem(), RCX);
+    end
+}
+
+/// Moves a base address on by the bytes in a slot.
+fn advance(g: &mut Gen<'_>, base: Base, by: Slot) {
+    match base {
+        Base::Gpr(r) => g.a.alu_mem(Alu::Add, r, by.mem()),
+        Base::Spilled(slot) => {
+            g.a.load(RCX, slot.mem());
+            g.a.alu_mem(Alu::Add, RCX, by.mem());
+            g.a.store(slot.mem(), RCX);
+        }
+        Base::Stack(_) => {}
+    }
+}
+
+/// A slot that is not zero if an output has the place of an input. RDX points to the first operand's.
+fn in_place(g: &mut Gen<'_>) -> Slot {
+    let slot = g.word_slot();
+    let pointer = |n: usize| operand_field(n, offset_of!(OperandAt, pointer));
+    let operands = &g.kernel.operands;
+    let of_role = |role: Role| (0..operands.len()).filter(move |n| operands[*n].role == role);
+    let done = g.a.label();
+    g.a.mov_imm(R11, 1);
+    for output in of_role(Role::Out) {
+        g.a.load(RCX, pointer(output));
+        for input in of_role(Role::In) {
+            g.a.alu_mem(Alu::Cmp, RCX, pointer(input));
+            g.a.jump_if(Cond::Equal, done);
+        }
+    }
+    g.a.mov_imm(R11, 0);
+    g.a.bind(done);
+    g.a.store(slot.mem(), R11);
+    slot
 }
 
 fn stage_program(g: &Gen<'_>, stage: usize, across: &Across, lanes: usize) -> StageProgram {
@@ -107,117 +293,134 @@ fn stage_program(g: &Gen<'_>, stage: usize, across: &Across, lanes: usize) -> St
     program
 }
 
-/// Emits `body` for RBX from 0 up to an integer in a slot.
-fn count_loop(g: &mut Gen<'_>, to: Slot, body: impl FnOnce(&mut Gen<'_>)) {
+/// Emits `body` for RBX from 0 up to the byte offset in a slot, which is not 0.
+fn vector_loop(g: &mut Gen<'_>, to: Slot, body: impl FnOnce(&mut Gen<'_>)) {
     g.a.mov_imm(RBX, 0);
+    g.a.align_loop();
+    let again = g.a.here();
+    body(g);
+    g.a.alu_imm(Alu::Add, RBX, 1 << VECTOR);
     g.a.alu_mem(Alu::Cmp, RBX, to.mem());
-    g.unless(Cond::AboveEqual, |g| {
-        let again = g.a.here();
-        body(g);
-        g.a.alu_imm(Alu::Add, RBX, 1);
-        g.a.alu_mem(Alu::Cmp, RBX, to.mem());
-        g.a.jump_if(Cond::Below, again);
-    });
+    g.a.jump_if(Cond::Below, again);
 }
 
-/// A slot with the number of inner elements.
-fn len_slot(g: &mut Gen<'_>) -> Slot {
-    let len = g.word_slot();
-    g.load_call(RCX, call_offset!(len));
-    g.a.store(len.mem(), RCX);
-    len
-}
-
-/// Sets the states in use, one for each element, to the initial ones.
-fn clear(g: &mut Gen<'_>, folds: &[Fold], across: &Across, lanes: usize) {
-    for fold in folds {
-        let len = len_slot(g);
-        count_loop(g, len, |g| {
-            let mut program = stage_program(g, 0, across, lanes);
-            for (c, literal) in fold.init.iter().enumerate() {
-                let place = program.vector_place(g, across.states[fold.component + c], fold.dtype);
-                let x = program.program.constant(*literal);
-                program.program.push(What::Store(place), fold.dtype, &[x]);
-            }
-            let program = program.finish(g);
-            run_once(g, &program);
-        });
-    }
-}
-
-/// Runs a loop's instructions for each inner element, and folds.
+/// Runs a loop's instructions for each inner element, which gives the states of its lane.
 fn elements(g: &mut Gen<'_>, stage: usize, folds: &[Fold], across: &Across, lanes: usize) {
-    let len = len_slot(g);
-    count_loop(g, len, |g| {
-        let mut program = stage_program(g, stage, across, lanes);
-        program.add_insts(g);
-        for fold in folds {
-            let mut args: SmallVec<[NodeId; 4]> = SmallVec::new();
-            let mut places: SmallVec<[PlaceId; 2]> = SmallVec::new();
-            for c in 0..fold.init.len() {
-                let place = program.vector_place(g, across.states[fold.component + c], fold.dtype);
-                places.push(place);
-                args.push(program.program.push(What::Load(place), fold.dtype, &[]));
-            }
-            args.push(program.node(g, fold.input));
-            if fold.reducer.counts() {
-                args.push(program.program.constant(Literal::from_i64(fold.dtype, 1)));
-            }
-            let next = program.program.inline(&fold.step, &args);
-            for (place, x) in places.iter().zip(next) {
-                program.program.push(What::Store(*place), fold.dtype, &[x]);
-            }
+    let end = len_in_vectors(g);
+    let mut program = stage_program(g, stage, across, lanes);
+    program.add_insts(g);
+    for fold in folds {
+        let x = program.node(g, fold.input);
+        let mut first: SmallVec<[NodeId; 2]> = SmallVec::from_elem(x, 1);
+        if fold.reducer.counts() {
+            let mut args: SmallVec<[NodeId; 4]> = fold.init.iter().map(|x| program.program.constant(*x)).collect();
+            args.extend([x, program.program.constant(Literal::from_i64(fold.dtype, 1))]);
+            first = program.program.inline(&fold.step, &args);
         }
-        let program = program.finish(g);
+        // Without counts the initial state is an identity.
+        let places = states(&mut program, fold, across, Step::Vectors, 0);
+        store(&mut program, &places, fold.dtype, &first);
+    }
+    let moving = program.moving(across);
+    let program = program.finish(g);
+    vector_loop(g, end, |g| {
         run_once(g, &program);
+        for (base, step) in moving {
+            advance(g, base, step);
+        }
     });
 }
+
+/// So many states merge without a loop.
+const UNROLLED: usize = 8;
+/// Merging that takes more instructions is always a loop.
+const UNROLLED_INSTS: usize = 2;
 
 /// Merges the states in use, halving them, into the first.
-fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize) {
-    let [pairs, left_count, right_count] = [(); 3].map(|()| g.word_slot());
-    // With more lanes in a half than a row has elements, none has a partner.
-    let mut half = LONGEST.next_power_of_two() / 2;
+fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize, longest: usize) {
+    let pairs = g.word_slot();
+    let counts = fold.reducer.counts().then(|| [g.word_slot(), g.word_slot()]);
+    let unrolls = counts.is_none() && fold.merge.insts.len() <= UNROLLED_INSTS + 2 * fold.init.len();
+    let done = g.a.label();
+    let mut unrolled: SmallVec<[(usize, Label); 8]> = SmallVec::new();
+    let mut half = longest / 2;
     while half > 0 {
-        // Those lanes `l` below `half` with `l + half` below the length.
+        // Those states `l` below `half` with `l + half` below the length.
         g.load_call(RCX, call_offset!(len));
-        g.a.mov_imm(RDX, 0);
         g.a.alu_imm(Alu::Sub, RCX, half as i32);
-        g.a.mov_if(Cond::Less, RCX, RDX);
-        g.limit_rcx(half);
-        g.a.store(pairs.mem(), RCX);
-        count_loop(g, pairs, |g| {
-            let mut program = stage_program(g, 0, across, lanes);
-            let mut args: SmallVec<[NodeId; 6]> = SmallVec::new();
-            let mut targets: SmallVec<[PlaceId; 2]> = SmallVec::new();
-            for side in [0, half] {
-                for c in 0..fold.init.len() {
-                    let states = across.states[fold.component + c];
-                    let place = program.vector_place(g, Slot(states.0 + 64 * side as i32), fold.dtype);
-                    args.push(program.program.push(What::Load(place), fold.dtype, &[]));
-                    if side == 0 {
-                        targets.push(place);
-                    }
-                }
-            }
-            if fold.reducer.counts() {
-                for (side, slot) in [(0, left_count), (half, right_count)] {
+        g.unless(Cond::BelowEqual, |g| {
+            g.limit_rcx(half);
+            g.a.shift(Shift::Left, RCX, VECTOR);
+            g.a.store(pairs.mem(), RCX);
+            vector_loop(g, pairs, |g| {
+                let mut program = stage_program(g, 0, across, lanes);
+                let [left, right] = [0, half].map(|n| states(&mut program, fold, across, Step::Vectors, n));
+                let [x, y] = [&left, &right].map(|places| load(&mut program, places, fold.dtype));
+                let mut args: SmallVec<[NodeId; 6]> = x.into_iter().chain(y).collect();
+                for (side, slot) in counts.iter().flatten().enumerate() {
                     // A lane holds every `2 * half`-th element from its own on.
+                    g.a.mov(RDX, RBX);
+                    g.a.shift(Shift::Right, RDX, VECTOR);
                     g.load_call(RCX, call_offset!(len));
-                    g.a.alu(Alu::Sub, RCX, RBX);
-                    g.a.alu_imm(Alu::Add, RCX, 2 * half as i32 - 1 - side as i32);
+                    g.a.alu(Alu::Sub, RCX, RDX);
+                    g.a.alu_imm(Alu::Add, RCX, (2 * half - 1 - side * half) as i32);
                     g.a.shift(Shift::Right, RCX, (2 * half).trailing_zeros() as u8);
                     g.a.store(slot.mem(), RCX);
-                    args.push(program.program.push(What::Int(slot), fold.dtype, &[]));
+                    args.push(program.program.push(What::Int(*slot), fold.dtype, &[]));
                 }
+                let merged = program.program.inline(&fold.merge, &args);
+                store(&mut program, &left, fold.dtype, &merged);
+                let program = program.finish(g);
+                run_once(g, &program);
+            });
+            // From here on every half is full.
+            if unrolls && half <= UNROLLED {
+                let all = g.a.label();
+                g.a.jump(if half == 1 { done } else { all });
+                unrolled.push((half, all));
             }
-            let merged = program.program.inline(&fold.merge, &args);
-            for (place, x) in targets.iter().zip(merged) {
-                program.program.push(What::Store(*place), fold.dtype, &[x]);
-            }
-            let program = program.finish(g);
-            run_once(g, &program);
         });
         half /= 2;
+    }
+    g.a.jump(done);
+    for (count, label) in unrolled.into_iter().filter(|(count, _)| *count > 1) {
+        g.a.bind(label);
+        let mut program = stage_program(g, 0, across, lanes);
+        let first = states(&mut program, fold, across, Step::Fixed, 0);
+        let mut parts: Vec<SmallVec<[NodeId; 2]>> = Vec::new();
+        for n in 0..count {
+            let places = states(&mut program, fold, across, Step::Fixed, n);
+            parts.push(load(&mut program, &places, fold.dtype));
+        }
+        while parts.len() > 1 {
+            let right = parts.split_off(parts.len() / 2);
+            for (x, y) in parts.iter_mut().zip(right) {
+                let args: SmallVec<[NodeId; 4]> = x.iter().copied().chain(y).collect();
+                *x = program.program.inline(&fold.merge, &args);
+            }
+        }
+        store(&mut program, &first, fold.dtype, &parts[0]);
+        let program = program.finish(g);
+        run_once(g, &program);
+        g.a.jump(done);
+    }
+    g.a.bind(done);
+}
+
+/// The places of the components of the n-th state, or of the n-th from the inner element on.
+fn states(program: &mut StageProgram, fold: &Fold, across: &Across, step: Step, n: usize) -> SmallVec<[PlaceId; 2]> {
+    let component = |c: usize| Slot(across.states[fold.component + c].0 + ((n as i32) << VECTOR));
+    let dtype = fold.dtype;
+    let places = (0..fold.init.len()).map(|c| Place { base: Base::Stack(component(c)), step, dtype });
+    places.map(|place| program.program.place(place)).collect()
+}
+
+fn load(program: &mut StageProgram, places: &[PlaceId], dtype: DType) -> SmallVec<[NodeId; 2]> {
+    places.iter().map(|place| program.program.push(What::Load(*place), dtype, &[])).collect()
+}
+
+fn store(program: &mut StageProgram, places: &[PlaceId], dtype: DType, values: &[NodeId]) {
+    for (place, x) in places.iter().zip(values) {
+        program.program.push(What::Store(*place), dtype, &[*x]);
     }
 }

@@ -468,6 +468,12 @@ impl Asm {
         }
     }
 
+    /// Compares an integer in memory with a small number.
+    pub fn compare_mem(&mut self, with: Mem, imm: i8) {
+        self.legacy(None, &[0x83], true, false, Alu::Cmp as u8, Rm::Mem(with), 1);
+        self.code.push(imm as u8);
+    }
+
     pub fn imul(&mut self, to: Gpr, from: Gpr) {
         self.legacy(None, &[0x0f, 0xaf], true, false, to.0, Rm::Reg(from.0), 0);
     }

@@ -11,7 +11,7 @@
 
 mod rare;
 
-use super::asm::{Alu, Isa, Len, Masking, Mem, Op, PLAIN, PoolAt, R11, RAX, RCX, RSP, Rm};
+use super::asm::{Alu, Isa, Len, Masking, Mem, Op, PLAIN, PoolAt, R11, RAX, RBX, RCX, RSP, Rm};
 use super::memory::{LOAD, MOVE, SPLAT_D, SPLAT_Q, masked_move};
 use super::program::{Base, Class, NodeId, Place, Program, Slot, Step, What};
 use super::{Gen, LANE_MASK, prim};
@@ -776,7 +776,8 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
                 self.g.a.alu_imm(Alu::And, RCX, lanes as i32 - 1);
                 Some((Mem { index: Some((RCX, scale)), disp: base.disp + ahead, ..base }, true))
             }
-            Step::Strided(_) | Step::Any(_) => None,
+            Step::Vectors => Some((Mem { index: Some((RBX, 0)), ..base }, false)),
+            Step::Strided(_) | Step::Rows(_) => None,
         }
     }
 
@@ -784,7 +785,8 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     fn operand_address(&mut self, copy: usize, node: NodeId) -> Option<Mem> {
         let What::Load(at) = self.program.nodes[node as usize].what else { return None };
         let place = self.places[at as usize];
-        let steady = !matches!(place.base, Base::Spilled(_)) && matches!(place.step, Step::Unit | Step::Fixed);
+        let steady =
+            !matches!(place.base, Base::Spilled(_)) && matches!(place.step, Step::Unit | Step::Fixed | Step::Vectors);
         if !steady {
             return None;
         }

@@ -6,7 +6,7 @@
 
 use super::asm::{Alu, Cond, Isa, Len, Mem, Op, PLAIN, R11, R15, RAX, RCX, RDX, RSP, Rm, Shift, op, op_w};
 use super::body::{Body, Operand};
-use super::program::{NodeId, PlaceId, Slot, Step, What};
+use super::program::{Base, NodeId, PlaceId, Slot, Step, What};
 use super::{Gen, LANE_MASK, SCRATCH_MASK};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Nest, reduce};
@@ -510,8 +510,12 @@ impl Body<'_, '_, '_> {
 
     /// RCX: the first strided element of a copy; RDX: the stride.
     fn strided_start(&mut self, copy: usize, place: PlaceId) {
+        if let Some((mem, stride)) = self.rows_address(place) {
+            self.g.a.lea(RCX, mem);
+            return self.g.a.load(RDX, stride.mem());
+        }
         let place = self.places[place as usize];
-        if let Step::Strided(stride) | Step::Any(stride) = place.step {
+        if let Step::Strided(stride) = place.step {
             self.g.a.load(RDX, stride.mem());
         }
         let ahead = copy * self.lanes;
@@ -522,13 +526,28 @@ impl Body<'_, '_, '_> {
         }
         self.g.a.imul(RCX, RDX);
         match place.base {
-            super::program::Base::Gpr(r) => self.g.a.alu(Alu::Add, RCX, r),
-            super::program::Base::Spilled(slot) => self.g.a.alu_mem(Alu::Add, RCX, slot.mem()),
-            super::program::Base::Stack(slot) => {
+            Base::Gpr(r) => self.g.a.alu(Alu::Add, RCX, r),
+            Base::Spilled(slot) => self.g.a.alu_mem(Alu::Add, RCX, slot.mem()),
+            Base::Stack(slot) => {
                 self.g.a.lea(R11, slot.mem());
                 self.g.a.alu(Alu::Add, RCX, R11);
             }
         }
+    }
+
+    /// The address of the first element and the stride, if the step is by rows. R11 may be lost.
+    fn rows_address(&mut self, place: PlaceId) -> Option<(Mem, Slot)> {
+        let place = self.places[place as usize];
+        let Step::Rows(stride) = place.step else { return None };
+        let mem = match place.base {
+            Base::Gpr(r) => Mem::at(r, 0),
+            Base::Stack(slot) => slot.mem(),
+            Base::Spilled(slot) => {
+                self.g.a.load(R11, slot.mem());
+                Mem::at(R11, 0)
+            }
+        };
+        Some((mem, stride))
     }
 
     /// Calls `each` for every lane with its address, which RCX, RDX and R11 make up.
@@ -554,26 +573,28 @@ impl Body<'_, '_, '_> {
     fn load_strided(&mut self, copy: usize, place: PlaceId, reg: u8) {
         let size = self.places[place as usize].dtype.size();
         let bytes = self.lanes * size;
-        self.strided_start(copy, place);
         if self.masked {
+            self.strided_start(copy, place);
             return self.load_through_buffer(reg, size);
         }
+        let per_part = 16 / size;
+        // Before the jumps: it may have to make room.
+        let part = if bytes > 16 { self.temp() } else { reg };
         let done = self.g.a.label();
-        if matches!(self.places[place as usize].step, Step::Any(_)) {
-            self.g.a.alu_imm(Alu::Cmp, RDX, size as i32);
+        if let Some((mem, stride)) = self.rows_address(place) {
+            self.g.a.compare_mem(stride.mem(), size as i8);
             self.g.unless(Cond::NotEqual, |g| {
                 let (op, len) = load_for(bytes);
-                g.a.vector(op, len, reg, 0, Rm::Mem(Mem::at(RCX, 0)), None, PLAIN, bytes);
+                g.a.vector(op, len, reg, 0, Rm::Mem(mem), None, PLAIN, bytes);
                 g.a.jump(done);
             });
-            self.g.a.test(RDX, RDX);
+            self.g.a.compare_mem(stride.mem(), 0);
             self.g.unless(Cond::NotEqual, |g| {
-                g.a.vector(splat(size), Len::of(bytes), reg, 0, Rm::Mem(Mem::at(RCX, 0)), None, PLAIN, size);
+                g.a.vector(splat(size), Len::of(bytes), reg, 0, Rm::Mem(mem), None, PLAIN, size);
                 g.a.jump(done);
             });
         }
-        let per_part = 16 / size;
-        let part = if bytes > 16 { self.temp() } else { reg };
+        self.strided_start(copy, place);
         self.each_strided(|body, lane, mem| {
             let (index, first_part) = (lane % per_part, lane < per_part);
             let to = if first_part { reg } else { part };
@@ -605,18 +626,18 @@ impl Body<'_, '_, '_> {
             self.strided_start(copy, place);
             return self.copy_strided(buffer, size, false);
         }
-        self.strided_start(copy, place);
         let per_part = 16 / size;
         let part = if bytes > 16 { self.temp() } else { reg };
         let done = self.g.a.label();
-        if matches!(self.places[place as usize].step, Step::Any(_)) {
+        if let Some((mem, stride)) = self.rows_address(place) {
             let apart = self.g.a.label();
-            self.g.a.alu_imm(Alu::Cmp, RDX, size as i32);
+            self.g.a.compare_mem(stride.mem(), size as i8);
             self.g.a.jump_if(Cond::NotEqual, apart);
-            self.store_bytes(reg, Mem::at(RCX, 0), bytes);
+            self.store_bytes(reg, mem, bytes);
             self.g.a.jump(done);
             self.g.a.bind(apart);
         }
+        self.strided_start(copy, place);
         self.each_strided(|body, lane, mem| {
             let index = lane % per_part;
             let from = if lane < per_part { reg } else { part };

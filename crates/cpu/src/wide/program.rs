@@ -83,9 +83,11 @@ pub(super) enum Step {
     Unit,
     /// By the stride in a stack slot, indexed by the loop.
     Strided(Slot),
-    /// By the stride in a stack slot, which may well be that of adjacent elements or zero; indexed by the loop. The
-    /// code asks when it runs.
-    Any(Slot),
+    /// One of each row, from the base on, by the stride in a stack slot, which may well be that of adjacent elements or
+    /// zero: the code asks when it runs.
+    Rows(Slot),
+    /// Adjacent: a vector of an array, at the byte offset in RBX.
+    Vectors,
     /// Adjacent, always the same ones.
     Fixed,
     /// Adjacent, indexed by the loop's index modulo this power of two.

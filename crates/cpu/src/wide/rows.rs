@@ -1,13 +1,13 @@
 //! Row kernels: for each row the stages in order, each of them a phase, and the merging of leaves after a loop.
 
-use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, Shift};
+use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
 use super::{Gen, LANE_MASK, across, asm::Isa, call_offset, fold};
 use crate::clif::{OperandAt, operands_of, stage_is_empty};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::rare::{Rare, rare};
-use numfuse_core::kernel::{Access, Inst, StageKind, Value};
+use numfuse_core::kernel::{Access, Inst, Level, Role, StageKind, Value};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::mem::offset_of;
@@ -174,6 +174,16 @@ pub(super) struct Across {
     pub scratch: Vec<Slot>,
     /// For each state component an array of vectors.
     pub states: Vec<Slot>,
+    /// Where each operand is; inputs that vary along the rows in adjacent rows.
+    pub operands: Vec<OperandSlots>,
+}
+
+/// Slots with the place of an operand: as [`OperandAt`] has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OperandSlots {
+    pub pointer: Slot,
+    pub row: Slot,
+    pub inner: Slot,
 }
 
 /// A program being made from a stage of the kernel.
@@ -255,17 +265,13 @@ impl StageProgram {
         }
         let operand = &g.kernel.operands[n as usize];
         let at = (n as usize * size_of::<OperandAt>()) as i32;
-        if self.across.is_some() {
-            // The index is that of the row: the inner element is in RBX.
-            g.load_call(RDX, call_offset!(operands));
-            g.a.load(RCX, Mem::at(RDX, at + offset_of!(OperandAt, row) as i32));
-            let stride = g.word_slot();
-            g.a.store(stride.mem(), RCX);
-            g.a.mov(RCX, RBX);
-            g.a.imul_mem(RCX, Mem::at(RDX, at + offset_of!(OperandAt, inner) as i32));
-            g.a.alu_mem(Alu::Add, RCX, Mem::at(RDX, at + offset_of!(OperandAt, pointer) as i32));
-            let base = self.base(g);
-            let place = self.program.place(Place { base, step: Step::Any(stride), dtype: operand.dtype });
+        if let Some(across) = &self.across {
+            let at = across.operands[n as usize];
+            let base = self.row_base(g, at);
+            // The loop over the inner elements moves the base.
+            let adjacent = operand.level == Level::Inner && operand.role == Role::In;
+            let step = if adjacent { Step::Fixed } else { Step::Rows(at.row) };
+            let place = self.program.place(Place { base, step, dtype: operand.dtype });
             self.places.insert((true, n), place);
             return place;
         }
@@ -290,13 +296,22 @@ impl StageProgram {
         place
     }
 
+    /// The address of an operand's element in the row in RAX.
+    pub fn row_base(&mut self, g: &mut Gen<'_>, at: OperandSlots) -> Base {
+        g.a.mov(RCX, RAX);
+        g.a.imul_mem(RCX, at.row.mem());
+        g.a.alu_mem(Alu::Add, RCX, at.pointer.mem());
+        self.base(g)
+    }
+
     fn scratch_place(&mut self, g: &mut Gen<'_>, n: u32) -> PlaceId {
         if let Some(place) = self.places.get(&(false, n)) {
             return *place;
         }
         if let Some(across) = &self.across {
-            let slot = across.scratch[n as usize];
-            let place = self.vector_place(g, slot, g.kernel.scratch[n as usize]);
+            let base = Base::Stack(across.scratch[n as usize]);
+            let dtype = g.kernel.scratch[n as usize];
+            let place = self.program.place(Place { base, step: Step::Vectors, dtype });
             self.places.insert((false, n), place);
             return place;
         }
@@ -404,14 +419,13 @@ impl StageProgram {
         self.program.place(Place { base: Base::Stack(slot), step: Step::Fixed, dtype })
     }
 
-    /// The place of the vector in an array of vectors whose index is in RBX.
-    pub fn vector_place(&mut self, g: &mut Gen<'_>, first: Slot, dtype: DType) -> PlaceId {
-        g.a.mov(RCX, RBX);
-        g.a.shift(Shift::Left, RCX, 6);
-        g.a.lea(R11, first.mem());
-        g.a.alu(Alu::Add, RCX, R11);
-        let base = self.base(g);
-        self.program.place(Place { base, step: Step::Fixed, dtype })
+    /// The bases that move with the inner element, and by how much.
+    pub fn moving(&self, across: &Across) -> SmallVec<[(Base, Slot); 8]> {
+        let mut operands: SmallVec<[(u32, PlaceId); 8]> =
+            self.places.iter().filter(|((operand, _), _)| *operand).map(|((_, n), place)| (*n, *place)).collect();
+        operands.sort_unstable();
+        let base = |place: PlaceId| self.program.places[place as usize].base;
+        operands.into_iter().map(|(n, place)| (base(place), across.operands[n as usize].inner)).collect()
     }
 
     /// Appends rare work: as a part of its own, if the condition varies.
