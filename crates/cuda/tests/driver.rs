@@ -1,5 +1,6 @@
 //! The driver layer on a stand-in of the driver (`emulator/driver.cpp`): what works, and what goes wrong. Nothing here needs
-//! a GPU; each body runs in a process of its own, and the stand-in ends it if it does what a driver leaves undefined.
+//! a GPU; each body runs in a process of its own, and the stand-in ends it if it does what a driver leaves undefined. On a
+//! machine with a GPU, `NUMFUSE_TEST_GPU=1` runs those on it that every device must pass.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod common {
@@ -11,8 +12,8 @@ use common::fake::{Fake, machine_code};
 use numfuse_cuda::driver::{Event, Function, Graph, Memory, MemoryStats, Module, Pinned, Stream};
 use numfuse_cuda::emit::{Grid, Source};
 use numfuse_cuda::{Device, Driver, Error};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 const TEXT: &str = r#"
@@ -127,7 +128,10 @@ fn old_drivers_are_refused() {
 
 #[test]
 fn what_newer_drivers_have_is_not_needed() {
-    Fake::new().with("VERSION", 11_040).without("cuEventElapsedTime_v2").run(elapsed_time);
+    Fake::new()
+        .with("VERSION", 11_040)
+        .without("cuEventElapsedTime_v2")
+        .run(|| elapsed_time(&Device::open(0).unwrap()));
     Fake::new().with("VERSION", 12_000).without("cuFuncGetParamInfo").run(|| {
         let device = Device::open(0).unwrap();
         assert_eq!(device.driver().version(), (12, 0));
@@ -175,7 +179,7 @@ fn a_device_tells_what_it_is() {
 
 #[test]
 fn an_open_device_is_found_again() {
-    let outcome = Fake::new().run(|| {
+    let outcome = Fake::or_real().run(|| {
         let device = Device::open(0).unwrap();
         let again = Device::open(0).unwrap();
         let stream = device.stream().unwrap();
@@ -262,7 +266,7 @@ fn devices_do_not_mix() {
 #[test]
 fn any_thread_may_call() {
     for seed in 0..3 {
-        Fake::new().with("SEED", seed).run(|| {
+        Fake::or_real().with("SEED", seed).run(|| {
             let device = Device::open(0).unwrap();
             let function = function(&device, "kernel_scale");
             let shared = device.stream().unwrap();
@@ -287,7 +291,7 @@ fn any_thread_may_call() {
 
 #[test]
 fn what_a_process_leaves_behind_at_its_end_does_no_harm() {
-    Fake::new().run_leaky(|| {
+    Fake::or_real().run_leaky(|| {
         static KEPT: std::sync::OnceLock<(Memory, Pinned, Event, Function)> = std::sync::OnceLock::new();
         thread_local! {
             static LOCAL: std::cell::RefCell<Option<Memory>> = const { std::cell::RefCell::new(None) };
@@ -306,7 +310,7 @@ fn what_a_process_leaves_behind_at_its_end_does_no_harm() {
 
 #[test]
 fn copies_arrive() {
-    Fake::new().run(|| {
+    Fake::or_real().run(|| {
         let device = Device::open(0).unwrap();
         let stream = device.stream().unwrap();
         let memory = uploaded(&stream, &numbers(1000));
@@ -346,7 +350,7 @@ fn new_memory_holds_nothing_useful() {
 
 #[test]
 fn ranges_are_checked() {
-    Fake::new().run(|| {
+    Fake::or_real().run(|| {
         let device = Device::open(0).unwrap();
         let stream = device.stream().unwrap();
         let [a, b] = [(); 2].map(|()| stream.allocate(10).unwrap());
@@ -370,7 +374,7 @@ fn ranges_are_checked() {
 
 #[test]
 fn nothing_can_be_copied_too() {
-    let outcome = Fake::new().run(|| {
+    let outcome = Fake::or_real().run(|| {
         let device = Device::open(0).unwrap();
         let stream = device.stream().unwrap();
         let memory = stream.allocate(0).unwrap();
@@ -390,7 +394,7 @@ fn nothing_can_be_copied_too() {
 #[test]
 fn pinned_memory_waits_for_its_copies() {
     for seed in 0..5 {
-        Fake::new().with("SEED", seed).run(|| {
+        Fake::or_real().with("SEED", seed).run(|| {
             let device = Device::open(0).unwrap();
             let [one, two] = [(); 2].map(|()| Stream::new(&device).unwrap());
             let mut pinned = Pinned::new(&device, 16).unwrap();
@@ -492,7 +496,7 @@ fn devices_without_pools_work() {
 #[test]
 fn memory_is_freed_after_all_work_that_uses_it() {
     for seed in 0..10 {
-        Fake::new().with("SEED", seed).run(|| {
+        Fake::or_real().with("SEED", seed).run(|| {
             let device = Device::open(0).unwrap();
             let function = function(&device, "kernel_scale");
             let [one, two] = [(); 2].map(|()| Stream::new(&device).unwrap());
@@ -571,7 +575,7 @@ fn memory_of_others_is_kept_while_work_goes_on() {
 #[test]
 fn streams_of_others_are_waited_for() {
     for seed in 0..5 {
-        Fake::new().with("SEED", seed).run(|| {
+        Fake::or_real().with("SEED", seed).run(|| {
             let device = Device::open(0).unwrap();
             let function = function(&device, "kernel_scale");
             let ours = device.stream().unwrap();
@@ -605,12 +609,12 @@ fn streams_of_others_are_waited_for() {
 #[test]
 fn kernels_run_in_order() {
     for seed in 0..3 {
-        Fake::new().with("SEED", seed).run(|| {
+        Fake::or_real().with("SEED", seed).run(|| {
             let device = Device::open(0).unwrap();
             let stream = device.stream().unwrap();
             let function = function(&device, "kernel_scale");
-            let figures = (function.registers(), function.local_bytes(), function.max_threads());
-            assert_eq!(figures, (32, 0, 256));
+            assert!(function.registers() > 0);
+            assert_eq!((function.local_bytes(), function.max_threads()), (0, 256));
             for n in [1, 255, 256, 257, 5000] {
                 let (from, to) = (uploaded(&stream, &numbers(n)), stream.allocate(n * 4).unwrap());
                 scale(&stream, &function, &from, &to).unwrap();
@@ -647,7 +651,7 @@ fn launches_that_do_not_fit_are_refused() {
 
 #[test]
 fn shared_memory_grows_as_it_is_asked_for() {
-    let outcome = Fake::new().run(|| {
+    let outcome = Fake::or_real().run(|| {
         let device = Device::open(0).unwrap();
         let stream = device.stream().unwrap();
         let function = function(&device, "kernel_reverse");
@@ -698,7 +702,7 @@ fn machine_code_that_is_none_is_refused() {
 
 #[test]
 fn a_module_stays_while_its_kernels_run() {
-    Fake::new().run(|| {
+    Fake::or_real().run(|| {
         let device = Device::open(0).unwrap();
         let stream = device.stream().unwrap();
         let (from, to) = (uploaded(&stream, &numbers(9)), stream.allocate(36).unwrap());
@@ -709,10 +713,9 @@ fn a_module_stays_while_its_kernels_run() {
 
 // ---- events ----
 
-fn elapsed_time() {
-    let device = Device::open(0).unwrap();
+fn elapsed_time(device: &Device) {
     let stream = device.stream().unwrap();
-    let [before, after] = [(); 2].map(|()| Event::new(&device).unwrap());
+    let [before, after] = [(); 2].map(|()| Event::new(device).unwrap());
     // Nowhere yet.
     assert!(before.is_done().unwrap());
     assert!(matches!(before.elapsed_ms(&after), Err(Error::Driver { call: "cuEventElapsedTime", .. })));
@@ -720,20 +723,35 @@ fn elapsed_time() {
     before.record(&stream).unwrap();
     stream.fill(&memory, 0..1 << 20, 3).unwrap();
     after.record(&stream).unwrap();
-    assert!(!after.is_done().unwrap());
     assert!(before.elapsed_ms(&after).unwrap() > 0.0);
     assert!(after.is_done().unwrap() && stream.is_idle().unwrap());
 }
 
 #[test]
 fn events_have_times() {
-    Fake::new().run(elapsed_time);
+    Fake::or_real().run(|| elapsed_time(&Device::open(0).unwrap()));
+}
+
+#[test]
+fn what_is_not_done_is_not_said_to_be() {
+    Fake::new().run(|| {
+        let device = Device::open(0).unwrap();
+        let stream = device.stream().unwrap();
+        let event = Event::new(&device).unwrap();
+        let memory = stream.allocate(8).unwrap();
+        stream.fill(&memory, 0..8, 3).unwrap();
+        event.record(&stream).unwrap();
+        // On the stand-in, somebody has to wait or ask.
+        assert!(!event.is_done().unwrap() && !stream.is_idle().unwrap());
+        event.synchronize().unwrap();
+        assert!(event.is_done().unwrap() && stream.is_idle().unwrap());
+    });
 }
 
 #[test]
 fn streams_wait_for_each_other() {
     for seed in 0..10 {
-        Fake::new().with("SEED", seed).run(|| {
+        Fake::or_real().with("SEED", seed).run(|| {
             let device = Device::open(0).unwrap();
             let function = function(&device, "kernel_scale");
             let [one, two] = [(); 2].map(|()| Stream::new(&device).unwrap());
@@ -748,7 +766,6 @@ fn streams_wait_for_each_other() {
             scale(&two, &function, &to, &to).unwrap();
             one.wait_stream(&two).unwrap();
             scale(&one, &function, &to, &to).unwrap();
-            assert!(!one.is_idle().unwrap());
             // Asking often enough gets there, too.
             while !one.is_idle().unwrap() {}
             assert_eq!(downloaded(&one, &to), scaled(&scaled(&scaled(&numbers(50)))));
@@ -760,7 +777,7 @@ fn streams_wait_for_each_other() {
 
 #[test]
 fn graphs_repeat_what_was_captured() {
-    let outcome = Fake::new().run(|| {
+    let outcome = Fake::or_real().run(|| {
         let device = Device::open(0).unwrap();
         let stream = device.stream().unwrap();
         let (from, to) = (uploaded(&stream, &numbers(20)), stream.allocate(80).unwrap());
@@ -777,6 +794,7 @@ fn graphs_repeat_what_was_captured() {
         };
         assert_eq!(graph.launches(), 2);
         // Nothing was done so far.
+        stream.fill(&to, 0..80, 0xff).unwrap();
         assert!(downloaded(&stream, &to)[0].is_nan());
         for _ in 0..3 {
             // SAFETY: the memory is live, and has 20 numbers.
@@ -799,7 +817,7 @@ fn graphs_repeat_what_was_captured() {
 
 #[test]
 fn a_capture_that_fails_leaves_nothing() {
-    Fake::new().run(|| {
+    Fake::or_real().run(|| {
         let device = Device::open(0).unwrap();
         let stream = device.stream().unwrap();
         let memory = stream.allocate(8).unwrap();
@@ -1026,7 +1044,7 @@ fn everything() -> Result<(), Error> {
 
 #[test]
 fn a_forked_child_is_told() {
-    Fake::new().run(|| {
+    Fake::or_real().run(|| {
         let device = Device::open(0).unwrap();
         let stream = device.stream().unwrap();
         let memory = uploaded(&stream, &numbers(4));
@@ -1058,7 +1076,7 @@ fn a_forked_child_is_told() {
         assert_eq!(downloaded(&stream, &memory), numbers(4));
     });
     // One that was forked before the driver was loaded is a process as any other.
-    Fake::new().run(|| {
+    Fake::or_real().run(|| {
         // SAFETY: as above.
         let child = unsafe { libc::fork() };
         if child == 0 {
@@ -1104,8 +1122,8 @@ fn the_host_cannot_touch_pinned_memory_under_a_copy() {
 #[test]
 fn streams_without_order_have_none() {
     // The result of two streams that nobody has ordered depends on the seed.
-    let (send, receive) = mpsc::channel();
-    let different = AtomicUsize::new(0);
+    let mut known = 0;
+    let mut first = 0;
     for seed in 0..12 {
         let outcome = Fake::new().with("SEED", seed).run(|| {
             let device = Device::open(0).unwrap();
@@ -1122,13 +1140,8 @@ fn streams_without_order_have_none() {
             one.download(&memory, 0, &mut bytes).unwrap();
             println!("the last was stream {}", bytes[0]);
         });
-        let first = outcome.text().contains("the last was stream 1");
-        different.fetch_add(usize::from(first), Ordering::Relaxed);
-        send.send(outcome.is_known()).unwrap();
+        known += usize::from(outcome.is_known());
+        first += usize::from(outcome.text().contains("the last was stream 1"));
     }
-    drop(send);
-    if receive.iter().all(|known| known) {
-        let first = different.load(Ordering::Relaxed);
-        assert!(0 < first && first < 12, "{first} of 12");
-    }
+    assert!(known == 0 || 0 < first && first < known, "{first} of {known}");
 }

@@ -7,11 +7,16 @@
 //!     Fake::new().run(|| { let device = Device::open(0).unwrap(); ... });
 //! }
 //! ```
+//!
+//! With `NUMFUSE_TEST_GPU=1`, the bodies of [`Fake::or_real`] run on the first device of this machine's driver, and code comes
+//! from NVRTC; other tests say that they are skipped.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use super::emulator::{self, Build};
 use numfuse_cuda::emit::Source;
+use numfuse_cuda::nvrtc::Options;
+use numfuse_cuda::{Arch, Compiler, Device};
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -27,15 +32,19 @@ pub struct Fake {
     without: Option<&'static str>,
     /// No library at all.
     absent: bool,
+    /// A real device does as well.
+    or_real: bool,
 }
 
-/// How a test's process ended.
+/// How a test's process ended; nothing if this is it, or there was none.
 pub struct Outcome {
-    output: Output,
+    output: Option<Output>,
 }
 
 /// Tells a child process that it is one.
 const CHILD: &str = "NUMFUSE_FAKE_CHILD";
+/// Asks for a real device.
+const REAL: &str = "NUMFUSE_TEST_GPU";
 /// What a body that came to its end prints.
 const DONE: &str = "the body of the test is done";
 
@@ -43,6 +52,11 @@ impl Fake {
     /// One device, on which nothing goes wrong.
     pub fn new() -> Fake {
         Fake::default()
+    }
+
+    /// The same, for a body that expects nothing but what every device does.
+    pub fn or_real() -> Fake {
+        Fake { or_real: true, ..Fake::default() }
     }
 
     /// With a variable of `driver.cpp`, whose name is given without `FAKE_CUDA_`.
@@ -88,7 +102,7 @@ impl Fake {
     pub fn expect_violation(self, message: &str, body: impl FnOnce()) {
         let outcome = self.spawn(body);
         let text = outcome.text();
-        assert!(text.contains(&format!("VIOLATION: {message}")), "{text}");
+        assert!(outcome.output.is_none() || text.contains(&format!("VIOLATION: {message}")), "{text}");
     }
 
     /// In the parent: a child process, ended. In the child: the body, and the end.
@@ -101,7 +115,11 @@ impl Fake {
                 body();
                 eprintln!("{DONE}");
             }
-            return Outcome { output: Output { status: Default::default(), stdout: Vec::new(), stderr: Vec::new() } };
+            return Outcome { output: None };
+        }
+        if is_real() && !self.fits_real() {
+            eprintln!("SKIPPED: {test}, process {turn}, is not for a real device");
+            return Outcome { output: None };
         }
         let mut child = Command::new(std::env::current_exe().expect("the test program"));
         child.args([test, "--exact", "--nocapture", "--include-ignored"]).env(CHILD, turn);
@@ -111,53 +129,77 @@ impl Fake {
             }
         }
         child.envs(self.settings);
-        let folder = if self.absent { nowhere() } else { folder(self.without) };
-        child.env("LD_LIBRARY_PATH", folder);
-        Outcome { output: child.output().expect("the test program starts") }
+        if !is_real() {
+            let folder = if self.absent { nowhere() } else { folder(self.without) };
+            child.env("LD_LIBRARY_PATH", folder);
+        }
+        Outcome { output: Some(child.output().expect("the test program starts")) }
+    }
+
+    /// Whether a real device is as good, the first time.
+    fn fits_real(&self) -> bool {
+        let is_first = |(name, value): &(String, String)| name == "FAKE_CUDA_SEED" && value == "0";
+        self.or_real && self.settings.iter().all(is_first)
     }
 }
 
 impl Outcome {
     /// Everything that the process printed.
     pub fn text(&self) -> String {
-        [&self.output.stdout, &self.output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
+        let printed = self.output.iter().flat_map(|output| [&output.stdout, &output.stderr]);
+        printed.map(|bytes| String::from_utf8_lossy(bytes)).collect()
     }
 
-    /// How often a function of the driver was called; in a child process, which cannot know yet, 0.
+    /// How often a function of the driver was called.
     pub fn calls(&self, name: &str) -> usize {
         let text = self.text();
         let count = text.lines().find_map(|line| line.strip_prefix(&format!("fake driver: {name} was called ")));
         count.and_then(|count| count.split(' ').next()?.parse().ok()).unwrap_or(0)
     }
 
-    /// Whether this is the parent, which knows how the child ended.
+    /// Whether the stand-in has told how it was used: not to the process itself.
     pub fn is_known(&self) -> bool {
-        !self.output.stderr.is_empty()
+        self.left().is_some()
+    }
+
+    /// What was there at the end.
+    fn left(&self) -> Option<String> {
+        self.text().lines().find_map(|line| line.strip_prefix("fake driver: at exit: ").map(str::to_owned))
     }
 
     fn expect_done(&self) {
-        if self.is_known() {
+        if let Some(output) = &self.output {
             let text = self.text();
-            assert!(self.output.status.success() && text.contains(DONE), "{text}");
+            assert!(output.status.success() && text.contains(DONE), "{text}");
         }
     }
 
     fn expect_no_leaks(&self) {
-        let text = self.text();
-        if let Some(left) = text.lines().find_map(|line| line.strip_prefix("fake driver: at exit: ")) {
-            assert!(left.split(", ").all(|what| what.ends_with(" 0")), "something leaks: {left}\n{text}");
+        if let Some(left) = self.left() {
+            assert!(left.split(", ").all(|what| what.ends_with(" 0")), "something leaks: {left}\n{}", self.text());
         }
     }
 }
 
-/// A kernel's text as what the stand-in takes for machine code.
+/// A kernel's text as machine code of the first device, or as what the stand-in takes for that.
 pub fn machine_code(source: &Source) -> Vec<u8> {
+    if is_real() {
+        let (major, minor) = Device::open(0).expect("a real device").arch();
+        let compiled =
+            Compiler::load().and_then(|nvrtc| nvrtc.compile(&source.text, Arch { major, minor }, Options::default()));
+        return compiled.expect("machine code").cubin;
+    }
     fs::read(emulator::library(source)).expect("a library that was just made")
+}
+
+fn is_real() -> bool {
+    std::env::var_os(REAL).is_some_and(|value| value == "1")
 }
 
 /// The test that a closure is written in: its type is named after the function.
 fn test_of<F>() -> &'static str {
     let path = std::any::type_name::<F>();
+    assert!(path.contains("::{{closure}}"), "{path} does not tell its test: a body is a closure");
     let path = path.split_once("::").map_or(path, |(_, path)| path);
     path.split_once("::{{closure}}").map_or(path, |(path, _)| path)
 }
