@@ -7,10 +7,14 @@ mod emulator;
 #[path = "../../cpu/tests/common/kernels.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod kernels;
+#[path = "common/shapes.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod shapes;
 
 use emulator::{Buffer, Build, Emulator, Job, Launch, Relocation};
-use kernels::{Block, Case, Rng, random_aligned_case};
-use numfuse_core::kernel::{Level, Role};
+use kernels::{Block, Case, Rng, put, random_aligned_case, random_bits};
+use numfuse_core::dtype::DType;
+use numfuse_core::kernel::{Level, Nest, Reducer, Role};
 use numfuse_cuda::emit::{Class, Field, Program, Schedule, Source};
 use std::collections::BTreeMap;
 
@@ -172,6 +176,44 @@ fn random_classes() {
             };
             let class = Emitted::new(what, case.clone(), change);
             cases.push(class);
+        }
+    }
+    check(&cases, Build::Plain);
+}
+
+/// Rows that several blocks share, and columns: the tree that joins them has several levels.
+#[test]
+fn long_rows_and_columns() {
+    let mut cases = Vec::new();
+    let (rows, columns) = (Nest::Rows, Nest::Columns);
+    for (i, (nest, sizes)) in [
+        (rows, [1, 0, 300_037]),
+        (rows, [2, 0, 65 * 1024]),
+        (rows, [3, 0, 16 * 1024 * 9 - 1]),
+        (columns, [1, 9000, 5]),
+        (columns, [2, 1025, 130]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (dtype, reducer) in [
+            (DType::F32, Reducer::Sum),
+            (DType::F64, Reducer::Sum),
+            (DType::F32, Reducer::Moments),
+            (DType::I8, Reducer::Min),
+        ] {
+            let shape = shapes::shape("long", shapes::fold(nest, dtype, reducer), sizes);
+            let mut rng = Rng(i as u64);
+            let memory = shape.kernel.operands.iter().enumerate().map(|(n, operand)| {
+                let count: usize = if n == 0 { sizes.iter().map(|s| (*s).max(1)).product() } else { 4096 };
+                let mut bytes = vec![0xa5; count * dtype.size()];
+                for element in bytes.chunks_mut(dtype.size()).filter(|_| operand.role == Role::In) {
+                    put(element, 0, dtype, random_bits(&mut rng, dtype));
+                }
+                Block { bytes, offset: 0 }
+            });
+            let case = Case { memory: memory.collect(), kernel: shape.kernel, launch: shape.launch, params: vec![] };
+            cases.push(Emitted::new(format!("{} of {dtype}, {sizes:?}", reducer.name()), case, |_| {}));
         }
     }
     check(&cases, Build::Plain);

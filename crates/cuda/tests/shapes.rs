@@ -1,0 +1,60 @@
+//! The kernels that most evaluations consist of, as machine code: vectors on the way, few registers, and nothing in memory
+//! that belongs in registers.
+
+#[path = "common/shapes.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod shapes;
+#[path = "common/toolkit.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod toolkit;
+
+use numfuse_cuda::emit::{Class, Program, Source};
+use numfuse_cuda::nvrtc::Arch;
+use shapes::shapes;
+use toolkit::{Entry, Limits, toolkit};
+
+/// Four blocks of 256 threads fit a multiprocessor, whatever the kernel.
+const LIMITS: Limits = Limits { registers: 64, spills: 0, stack: 0, shared: 0 };
+/// Eight of them, whose loads cover the latency of the memory: for kernels that wait for nothing else.
+const LIGHT: u32 = 40;
+
+#[test]
+fn common_kernels_keep_many_bytes_on_the_way() {
+    let Some(toolkit) = toolkit() else { return };
+    let programs: Vec<(String, Program)> = shapes()
+        .into_iter()
+        .map(|shape| {
+            let addresses = vec![256; shape.kernel.operands.len()];
+            let class = Class::new(&shape.kernel, &shape.launch, &addresses).unwrap();
+            (shape.name.to_owned(), Program::new(&shape.kernel, &class).unwrap())
+        })
+        .collect();
+    let sources: Vec<(String, &Source)> = programs.iter().map(|(name, p)| (name.clone(), p.source())).collect();
+    for arch in [Arch::new(8, 0), Arch::new(9, 0)] {
+        let entries = toolkit.check(&sources, arch, LIMITS).unwrap_or_else(|e| panic!("{arch}: {e}"));
+        for entry in &entries {
+            check(entry, arch);
+        }
+    }
+}
+
+fn check(entry: &Entry, arch: Arch) {
+    let what = format!("{} ({}), {arch}: {:?}", entry.text, entry.usage.entry, entry.usage);
+    let joins = entry.usage.entry.contains("join");
+    let computes = entry.text.starts_with("sin");
+    if !joins && !computes && entry.text != "map of i8" {
+        assert!(entry.count("LDG.E.128") >= 1, "{what}: no load of 16 bytes");
+    }
+    let light = ["map of f", "sum"].iter().any(|kind| entry.text.starts_with(kind));
+    if light {
+        assert!(entry.usage.registers <= LIGHT, "{what}: more than {LIGHT} registers");
+    }
+    if entry.text.starts_with("map") {
+        let store = if entry.text == "map of i8" { "STG" } else { "STG.E.128" };
+        assert!(entry.count(store) >= 1, "{what}: no {store}");
+    }
+    // Strict: nothing is contracted that the kernel does not contract.
+    if entry.text == "map of f32" {
+        assert_eq!(entry.count("FFMA"), 0, "{what}: a product and a sum became one instruction");
+    }
+}
