@@ -1,166 +1,22 @@
-//! The driver layer on a stand-in of the driver (`emulator/driver.cpp`): what works, and what goes wrong. Nothing here needs
-//! a GPU; each body runs in a process of its own, and the stand-in ends it if it does what a driver leaves undefined. On a
+//! The driver layer on a stand-in of the driver (`emulator/driver.cpp`): what works, and what is refused. Nothing here needs a
+//! GPU; each body runs in a process of its own, and the stand-in ends it if it does what a driver leaves undefined. On a
 //! machine with a GPU, `NUMFUSE_TEST_GPU=1` runs those on it that every device must pass.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod common {
+    pub mod device;
     pub mod emulator;
     pub mod fake;
 }
 
+use common::device::*;
 use common::fake::{Fake, machine_code};
 use numfuse_cuda::driver::{Event, Function, Graph, Memory, MemoryStats, Module, Pinned, Stream};
-use numfuse_cuda::emit::{Grid, Source};
-use numfuse_cuda::{Device, Driver, Error};
+use numfuse_cuda::emit::Grid;
+use numfuse_cuda::{Device, Error};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-
-const TEXT: &str = r#"
-struct Args { const float* m0; float* m1; long long n; };
-
-extern "C" __global__ void __launch_bounds__(256) kernel_scale(const __grid_constant__ Args a) {
-    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < a.n) a.m1[i] = 2.0f * a.m0[i] + 1.0f;
-}
-
-extern "C" __global__ void __launch_bounds__(256) kernel_reverse(const __grid_constant__ Args a) {
-    extern __shared__ __align__(16) unsigned char shared[];
-    float* row = (float*)shared;
-    for (long long i = threadIdx.x; i < a.n; i += blockDim.x) row[i] = a.m0[i];
-    __syncthreads();
-    for (long long i = threadIdx.x; i < a.n; i += blockDim.x) a.m1[i] = row[a.n - 1 - i];
-}
-"#;
-
-fn text() -> Source {
-    Source {
-        text: TEXT.to_owned(),
-        entries: ["kernel_scale", "kernel_reverse"].map(String::from).into_iter().collect(),
-    }
-}
-
-fn grid(n: usize, shared: u32) -> Grid {
-    Grid { entry: 0, blocks: [u32::try_from(n.div_ceil(256)).unwrap(), 1, 1], threads: [256, 1, 1], shared }
-}
-
-fn function(device: &Device, name: &str) -> Function {
-    Module::load(device, &machine_code(&text())).unwrap().function(name).unwrap()
-}
-
-fn bytes(numbers: &[f32]) -> Vec<u8> {
-    numbers.iter().flat_map(|n| n.to_ne_bytes()).collect()
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks().0.iter().map(|b| f32::from_ne_bytes(*b)).collect()
-}
-
-fn numbers(n: usize) -> Vec<f32> {
-    (0..n).map(|i| i as f32 - 3.0).collect()
-}
-
-fn scaled(numbers: &[f32]) -> Vec<f32> {
-    numbers.iter().map(|x| 2.0 * x + 1.0).collect()
-}
-
-fn uploaded(stream: &Stream, numbers: &[f32]) -> Memory {
-    let memory = stream.allocate(numbers.len() * 4).unwrap();
-    stream.upload(&memory, 0, &bytes(numbers)).unwrap();
-    memory
-}
-
-fn downloaded(stream: &Stream, memory: &Memory) -> Vec<f32> {
-    let mut bytes = vec![0; memory.len()];
-    stream.download(memory, 0, &mut bytes).unwrap();
-    floats(&bytes)
-}
-
-/// Submits `to = 2 * from + 1`.
-fn scale(stream: &Stream, function: &Function, from: &Memory, to: &Memory) -> Result<(), Error> {
-    let n = from.len() / 4;
-    // SAFETY: both have `n` numbers.
-    unsafe { stream.launch(function, &grid(n, 0), &[from.address(), to.address(), n as u64]) }
-}
-
-// ---- no driver, or not this one ----
-
-#[test]
-fn without_a_driver_there_is_an_error() {
-    Fake::absent().run(|| {
-        for _ in 0..2 {
-            let error = Device::open(0).unwrap_err();
-            assert!(matches!(error, Error::NoDriver(_)), "{error}");
-            assert!(error.to_string().contains("libcuda.so.1"), "{error}");
-            assert_eq!(Driver::load().unwrap_err(), error);
-        }
-    });
-}
-
-#[test]
-fn a_driver_without_devices_has_none() {
-    Fake::new().with("DEVICES", 0).run(|| {
-        assert_eq!(Driver::load().unwrap().device_count(), 0);
-        assert_eq!(Device::open(0).unwrap_err(), Error::NoDevice { index: 0, count: 0 });
-    });
-    Fake::new().with("DEVICES", 2).run(|| {
-        assert_eq!(Driver::load().unwrap().device_count(), 2);
-        assert_eq!(Device::open(2).unwrap_err(), Error::NoDevice { index: 2, count: 2 });
-        assert_eq!(Device::open(usize::MAX).unwrap_err(), Error::NoDevice { index: usize::MAX, count: 2 });
-    });
-}
-
-#[test]
-fn old_drivers_are_refused() {
-    Fake::new().with("VERSION", 11_020).run(|| {
-        let expected = "the NVIDIA driver is too old: it is for CUDA 11.2, and at least 11.4 is needed";
-        assert_eq!(Device::open(0).unwrap_err().to_string(), expected);
-    });
-    Fake::new().without("cuMemAllocFromPoolAsync").run(|| {
-        let expected = Error::DriverTooOld("it has no function cuMemAllocFromPoolAsync".to_owned());
-        assert_eq!(Device::open(0).unwrap_err(), expected);
-    });
-    // An old version is the better reason.
-    Fake::new().with("VERSION", 11_000).without("cuMemAllocFromPoolAsync").run(|| {
-        assert!(Device::open(0).unwrap_err().to_string().contains("CUDA 11.0"));
-    });
-}
-
-#[test]
-fn what_newer_drivers_have_is_not_needed() {
-    Fake::new()
-        .with("VERSION", 11_040)
-        .without("cuEventElapsedTime_v2")
-        .run(|| elapsed_time(&Device::open(0).unwrap()));
-    Fake::new().with("VERSION", 12_000).without("cuFuncGetParamInfo").run(|| {
-        let device = Device::open(0).unwrap();
-        assert_eq!(device.driver().version(), (12, 0));
-        let stream = device.stream().unwrap();
-        let (from, to) = (uploaded(&stream, &numbers(10)), stream.allocate(40).unwrap());
-        scale(&stream, &function(&device, "kernel_scale"), &from, &to).unwrap();
-        assert_eq!(downloaded(&stream, &to), scaled(&numbers(10)));
-    });
-}
-
-#[test]
-fn a_driver_that_cannot_start_says_why() {
-    Fake::new().with("INIT", 999).run(|| {
-        let expected = "CUDA error in cuInit: unknown error (CUDA_ERROR_UNKNOWN)";
-        assert_eq!(Device::open(0).unwrap_err().to_string(), expected);
-    });
-    Fake::new().with("INIT", 34).run(|| {
-        assert!(matches!(Device::open(0), Err(Error::NoDriver(reason)) if reason.contains("stub")));
-    });
-}
-
-#[test]
-fn errors_that_have_no_name_are_numbers() {
-    Fake::new().with("FAIL", "cuStreamCreate:1:12345").run(|| {
-        let error = Device::open(0).unwrap().stream().unwrap_err();
-        let reason = "error 12345, which the driver has no name for".to_owned();
-        assert_eq!(error, Error::Driver { call: "cuStreamCreate", reason });
-    });
-}
 
 // ---- devices ----
 
@@ -733,6 +589,22 @@ fn events_have_times() {
 }
 
 #[test]
+fn what_newer_drivers_have_is_not_needed() {
+    Fake::new()
+        .with("VERSION", 11_040)
+        .without("cuEventElapsedTime_v2")
+        .run(|| elapsed_time(&Device::open(0).unwrap()));
+    Fake::new().with("VERSION", 12_000).without("cuFuncGetParamInfo").run(|| {
+        let device = Device::open(0).unwrap();
+        assert_eq!(device.driver().version(), (12, 0));
+        let stream = device.stream().unwrap();
+        let (from, to) = (uploaded(&stream, &numbers(10)), stream.allocate(40).unwrap());
+        scale(&stream, &function(&device, "kernel_scale"), &from, &to).unwrap();
+        assert_eq!(downloaded(&stream, &to), scaled(&numbers(10)));
+    });
+}
+
+#[test]
 fn what_is_not_done_is_not_said_to_be() {
     Fake::new().run(|| {
         let device = Device::open(0).unwrap();
@@ -840,308 +712,4 @@ fn a_capture_that_fails_leaves_nothing() {
         unsafe { graph.launch(&stream) }.unwrap();
         assert_eq!(downloaded(&stream, &memory), [0.0; 2]);
     });
-}
-
-// ---- what goes wrong ----
-
-#[test]
-fn a_lost_device_stays_lost_until_it_is_closed() {
-    Fake::new().with("FAULT", "1:719").run(|| {
-        let device = Device::open(0).unwrap();
-        let stream = device.stream().unwrap();
-        let function = function(&device, "kernel_scale");
-        let (from, to) = (uploaded(&stream, &numbers(4)), stream.allocate(16).unwrap());
-        let mut pinned = Pinned::new(&device, 16).unwrap();
-        let event = Event::new(&device).unwrap();
-        let graph = Graph::capture(&device, |capture| capture.fill(&to, 0..4, 0)).unwrap();
-        stream.download_pinned(&from, 0..16, &mut pinned, 0).unwrap();
-        scale(&stream, &function, &from, &to).unwrap();
-        let lost = stream.synchronize().unwrap_err();
-        let expected = "CUDA error in cuStreamSynchronize: unspecified launch failure (CUDA_ERROR_LAUNCH_FAILED)";
-        assert_eq!(lost.to_string(), expected);
-        let all = [
-            stream.synchronize(),
-            stream.is_idle().map(drop),
-            stream.allocate(4).map(drop),
-            stream.upload(&to, 0, &[1]),
-            stream.download(&to, 0, &mut [1]),
-            stream.upload_pinned(&to, 0, &mut pinned, 0..4),
-            stream.download_pinned(&to, 0..4, &mut pinned, 0),
-            stream.copy(&to, 0, &from, 0..16),
-            stream.fill(&to, 0..16, 0),
-            stream.wait(&event),
-            scale(&stream, &function, &from, &to),
-            // SAFETY: it is not done.
-            unsafe { graph.launch(&stream) },
-            pinned.bytes().map(drop),
-            event.record(&stream),
-            event.synchronize(),
-            event.is_done().map(drop),
-            device.synchronize(),
-            device.trim(),
-            device.memory_free().map(drop),
-            device.memory_stats().map(drop),
-            device.stream().map(drop),
-            Stream::new(&device).map(drop),
-            Event::new(&device).map(drop),
-            Pinned::new(&device, 4).map(drop),
-            Module::load(&device, &machine_code(&text())).map(drop),
-            Graph::capture(&device, |_| Ok(())).map(drop),
-            Device::open(0).map(drop),
-        ];
-        for (i, result) in all.into_iter().enumerate() {
-            assert_eq!(result, Err(lost.clone()), "call {i}");
-        }
-        drop((graph, event, pinned, from, to, function, stream, device));
-        // The driver makes a new context for whoever opens it next.
-        let stream = Device::open(0).unwrap().stream().unwrap();
-        assert_eq!(downloaded(&stream, &uploaded(&stream, &numbers(4))), numbers(4));
-    });
-}
-
-#[test]
-fn a_kernel_outside_of_its_memory_loses_the_device() {
-    let lost = |offset: u64, free: bool| {
-        Fake::new().run(move || {
-            let device = Device::open(0).unwrap();
-            let stream = device.stream().unwrap();
-            let function = function(&device, "kernel_scale");
-            let (from, to) = (uploaded(&stream, &numbers(64)), stream.allocate(256).unwrap());
-            let words = [from.address(), to.address() + offset, 64];
-            let to = (!free).then_some(to);
-            // SAFETY: this is not what was promised, and the stand-in notices.
-            unsafe { stream.launch(&function, &grid(64, 0), &words) }.unwrap();
-            let error = stream.synchronize().unwrap_err();
-            assert!(error.to_string().contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{error}");
-            drop(to);
-        });
-    };
-    lost(4, false);
-    lost(1 << 20, false);
-    lost(0, true);
-}
-
-#[test]
-fn every_call_may_fail() {
-    // Those that free something leave it behind when they fail.
-    let freeing = [
-        "cuDevicePrimaryCtxRelease_v2",
-        "cuMemFreeAsync",
-        "cuMemFreeHost",
-        "cuMemPoolDestroy",
-        "cuStreamDestroy_v2",
-        "cuEventDestroy_v2",
-        "cuModuleUnload",
-        "cuGraphDestroy",
-        "cuGraphExecDestroy",
-        "cuStreamEndCapture",
-    ];
-    // Those whose failure has a remedy.
-    let harmless = ["cuFuncGetParamInfo", "cuEventQuery", "cuStreamQuery", "cuDriverGetVersion"];
-    let failing = [
-        "cuInit",
-        "cuDeviceGetCount",
-        "cuDeviceGet",
-        "cuDeviceGetName",
-        "cuDeviceGetAttribute",
-        "cuDeviceTotalMem_v2",
-        "cuDevicePrimaryCtxRetain",
-        "cuCtxGetCurrent",
-        "cuCtxSetCurrent",
-        "cuMemGetInfo_v2",
-        "cuMemPoolCreate",
-        "cuMemPoolSetAttribute",
-        "cuMemPoolGetAttribute",
-        "cuMemPoolTrimTo",
-        "cuMemAllocFromPoolAsync",
-        "cuMemHostAlloc",
-        "cuMemcpyHtoDAsync_v2",
-        "cuMemcpyDtoHAsync_v2",
-        "cuMemcpyDtoDAsync_v2",
-        "cuMemsetD8Async",
-        "cuStreamCreate",
-        "cuStreamSynchronize",
-        "cuStreamWaitEvent",
-        "cuEventCreate",
-        "cuEventRecord",
-        "cuEventSynchronize",
-        "cuEventElapsedTime_v2",
-        "cuModuleLoadData",
-        "cuModuleGetFunction",
-        "cuFuncGetAttribute",
-        "cuFuncSetAttribute",
-        "cuLaunchKernel",
-        "cuStreamBeginCapture_v2",
-        "cuGraphInstantiateWithFlags",
-        "cuGraphLaunch",
-        "cuCtxSynchronize",
-    ];
-    for name in failing {
-        for turn in [1, 2] {
-            let setting = format!("{name}:{turn}:999");
-            let outcome = Fake::new().with("FAIL", &setting).run(|| match everything() {
-                Ok(()) => assert!(turn > 1, "{name} is not called, or its failure goes unnoticed"),
-                Err(Error::Driver { call, .. }) => assert!(name.starts_with(call), "{call} told of {name}"),
-                Err(error) => panic!("{error}"),
-            });
-            assert!(turn > 1 || !outcome.is_known() || outcome.calls(name) > 0, "{name} is not called");
-        }
-    }
-    for name in freeing {
-        Fake::new().with("FAIL", format!("{name}:1:999")).run_leaky(|| {
-            let result = everything();
-            assert!(result.is_ok() || matches!(result, Err(Error::Driver { .. })), "{result:?}");
-        });
-    }
-    for name in harmless {
-        Fake::new().with("FAIL", format!("{name}:1:999")).run(|| {
-            let result = everything();
-            assert!(result.is_ok() || matches!(result, Err(Error::Driver { .. })), "{result:?}");
-        });
-    }
-    // The device is lost in each of them.
-    for name in failing.iter().chain(&freeing).filter(|name| !name.starts_with("cuD") && **name != "cuInit") {
-        Fake::new().with("FAIL", format!("{name}:1:700")).run_leaky(|| {
-            let result = everything();
-            assert!(result.is_ok() || matches!(result, Err(Error::Driver { .. })), "{result:?}");
-        });
-    }
-}
-
-/// Something of everything.
-fn everything() -> Result<(), Error> {
-    let device = Device::open(0)?;
-    device.memory_free()?;
-    device.memory_stats()?;
-    let stream = device.stream()?;
-    let function = Module::load(&device, &machine_code(&text()))?.function("kernel_reverse")?;
-    let other = Stream::new(&device)?;
-    let events = [Event::new(&device)?, Event::new(&device)?];
-    let mut pinned = Pinned::new(&device, 400)?;
-    events[0].record(&stream)?;
-    let (from, to) = (stream.allocate(400)?, stream.allocate(400)?);
-    stream.upload(&from, 0, &[1; 400])?;
-    stream.upload_pinned(&from, 0, &mut pinned, 0..100)?;
-    stream.fill(&to, 0..100, 1)?;
-    stream.copy(&to, 200, &from, 0..100)?;
-    let words = [from.address(), to.address(), 100];
-    // SAFETY: both have 100 numbers.
-    unsafe { stream.launch(&function, &grid(1, 60_000), &words) }?;
-    let graph = Graph::capture(&device, |capture| capture.launch(&function, &grid(1, 400), &words))?;
-    // SAFETY: as above.
-    unsafe { graph.launch(&stream) }?;
-    other.download_pinned(&to, 0..400, &mut pinned, 0)?;
-    stream.wait(&events[0])?;
-    stream.is_idle()?;
-    events[0].is_done()?;
-    events[1].record(&stream)?;
-    events[0].elapsed_ms(&events[1])?;
-    pinned.bytes()?;
-    stream.download(&to, 0, &mut [0; 400])?;
-    device.trim()?;
-    thread::scope(|scope| scope.spawn(|| device.synchronize()).join().expect("no panic"))
-}
-
-#[test]
-fn a_forked_child_is_told() {
-    Fake::or_real().run(|| {
-        let device = Device::open(0).unwrap();
-        let stream = device.stream().unwrap();
-        let memory = uploaded(&stream, &numbers(4));
-        let pinned = Pinned::new(&device, 16).unwrap();
-        // SAFETY: the child calls nothing but what is tested and `_exit`; no other thread of this process holds a lock.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let told = [
-                Device::open(0).map(drop),
-                Driver::load().map(drop),
-                device.stream().map(drop),
-                device.synchronize(),
-                stream.allocate(4).map(drop),
-                stream.upload(&memory, 0, &[1]),
-                stream.synchronize(),
-                pinned.bytes().map(drop),
-                Graph::capture(&device, |_| Ok(())).map(drop),
-            ];
-            let right = told.iter().all(|result| *result == Err(Error::Forked));
-            // Nothing that the parent has is freed.
-            drop((memory, pinned, stream, device));
-            // SAFETY: ends the process without running what the parent runs at its end.
-            unsafe { libc::_exit(if right { 0 } else { 1 }) }
-        }
-        let mut status = 0;
-        // SAFETY: waits for that child.
-        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-        assert_eq!(status, 0);
-        assert_eq!(downloaded(&stream, &memory), numbers(4));
-    });
-    // One that was forked before the driver was loaded is a process as any other.
-    Fake::or_real().run(|| {
-        // SAFETY: as above.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let stream = Device::open(0).unwrap().stream().unwrap();
-            let right = downloaded(&stream, &uploaded(&stream, &numbers(4))) == numbers(4);
-            // SAFETY: as above.
-            unsafe { libc::_exit(if right { 0 } else { 1 }) }
-        }
-        let mut status = 0;
-        // SAFETY: waits for that child.
-        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-        assert_eq!(status, 0);
-        drop(Device::open(0).unwrap());
-    });
-}
-
-// ---- the stand-in notices ----
-
-#[test]
-fn the_host_cannot_touch_a_device() {
-    Fake::new().expect_violation("the host accesses memory of a device", || {
-        let stream = Device::open(0).unwrap().stream().unwrap();
-        let memory = uploaded(&stream, &numbers(4));
-        // SAFETY: it is not, and the stand-in ends the process.
-        println!("{}", unsafe { std::ptr::read_volatile(memory.address() as *const u8) });
-    });
-}
-
-#[test]
-fn the_host_cannot_touch_pinned_memory_under_a_copy() {
-    Fake::new().expect_violation("the host accesses pinned memory that a copy is at work on", || {
-        let device = Device::open(0).unwrap();
-        let stream = device.stream().unwrap();
-        let memory = uploaded(&stream, &numbers(4));
-        let mut pinned = Pinned::new(&device, 16).unwrap();
-        let bytes = pinned.bytes().unwrap().as_ptr();
-        stream.download_pinned(&memory, 0..16, &mut pinned, 0).unwrap();
-        // SAFETY: it is not, and the stand-in ends the process.
-        println!("{}", unsafe { bytes.read_volatile() });
-    });
-}
-
-#[test]
-fn streams_without_order_have_none() {
-    // The result of two streams that nobody has ordered depends on the seed.
-    let mut known = 0;
-    let mut first = 0;
-    for seed in 0..12 {
-        let outcome = Fake::new().with("SEED", seed).run(|| {
-            let device = Device::open(0).unwrap();
-            let [one, two] = [(); 2].map(|()| Stream::new(&device).unwrap());
-            let memory = one.allocate(4).unwrap();
-            memory.used_on(&two).unwrap();
-            one.fill(&memory, 0..4, 1).unwrap();
-            // SAFETY: no rule is broken but that of order.
-            let same = unsafe { Memory::import(&two, memory.address(), 4, Box::new(())) };
-            two.fill(&same, 0..4, 2).unwrap();
-            drop(same);
-            device.synchronize().unwrap();
-            let mut bytes = [0; 4];
-            one.download(&memory, 0, &mut bytes).unwrap();
-            println!("the last was stream {}", bytes[0]);
-        });
-        known += usize::from(outcome.is_known());
-        first += usize::from(outcome.text().contains("the last was stream 1"));
-    }
-    assert!(known == 0 || 0 < first && first < known, "{first} of {known}");
 }

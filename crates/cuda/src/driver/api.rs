@@ -49,6 +49,7 @@ macro_rules! entry_points {
                 Option<unsafe extern "C" fn(CUfunction, usize, *mut usize, *mut usize) -> Status>,
         }
 
+        // SAFETY: types are compared, nothing is called.
         $(const _: unsafe fn($($argument),*) -> CUresult = driver::sys::$name;)*
 
         impl Api {
@@ -72,6 +73,7 @@ macro_rules! entry_points {
     };
 }
 
+// SAFETY: as in the table.
 const _: unsafe fn(*mut c_int) -> CUresult = cuDriverGetVersion;
 const _: unsafe fn(*mut f32, CUevent, CUevent) -> CUresult = cuEventElapsedTime_v2;
 const _: unsafe fn(CUfunction, usize, *mut usize, *mut usize) -> CUresult = cuFuncGetParamInfo;
