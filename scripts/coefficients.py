@@ -41,22 +41,28 @@ def remez(f, weight, a, b, n, exact, to_format, rounds=30):
         p = [solution[j] for j in range(n)]
         errors = [(x, w * (y - mp.polyval(p[::-1], x))) for x, y, w in samples]
         worst = max(fabs(e) for _, e in errors)
-        peaks = []
-        for x, e in errors:
-            if peaks and peaks[-1][1] * e > 0:
-                if fabs(e) > fabs(peaks[-1][1]):
-                    peaks[-1] = (x, e)
-            else:
-                peaks.append((x, e))
+        peaks = alternating(errors, n + 1)
         if len(peaks) < n + 1:
             break
-        while len(peaks) > n + 1:
-            peaks.pop(0 if fabs(peaks[0][1]) < fabs(peaks[-1][1]) else -1)
         nodes = [x for x, _ in peaks]
         least = min(fabs(e) for _, e in peaks)
         if worst - least < worst / 1000:
             break
     return rounded(p, samples, exact, to_format)
+
+
+def alternating(errors, count):
+    """The largest errors of alternating signs, of which there are `count` or fewer."""
+    peaks = []
+    for x, e in errors:
+        if peaks and peaks[-1][1] * e > 0:
+            if fabs(e) > fabs(peaks[-1][1]):
+                peaks[-1] = (x, e)
+        else:
+            peaks.append((x, e))
+    while len(peaks) > count:
+        peaks.pop(0 if fabs(peaks[0][1]) < fabs(peaks[-1][1]) else -1)
+    return peaks
 
 
 def rounded(p, samples, exact, to_format):
@@ -83,6 +89,37 @@ def rounded(p, samples, exact, to_format):
     return p, max(fabs(w * (y - mp.polyval(p[::-1], x))) for x, y, w in samples)
 
 
+def denominator(f, weight, a, b, n, m, scale, to_format, rounds=30):
+    """The m coefficients of Q, lowest first, for the P/Q with n of P that minimises max |weight * (f - P/Q)| on [a, b].
+
+    Q is `scale` at 0, and rounded to the format: a P that is fitted to f Q afterwards makes up for that."""
+    a, b = mpf(a), mpf(b)
+    size = n + m
+    nodes = [(a + b) / 2 - (b - a) / 2 * mp.cos(pi * i / (size - 1)) for i in range(size)]
+    grid = [a + (b - a) * (1 - mp.cos(pi * i / (24 * size))) / 2 for i in range(24 * size + 1)]
+    p, q = [], [mpf(1)]
+    for _ in range(rounds):
+        # Linear once Q is known on the right; the last one is near enough.
+        for _ in range(4):
+            system, right = matrix(size, size), matrix(size, 1)
+            for i, x in enumerate(nodes):
+                y = f(x)
+                for j in range(n):
+                    system[i, j] = x**j
+                for j in range(1, m):
+                    system[i, n + j - 1] = -y * x**j
+                system[i, size - 1] = (-1) ** i * mp.polyval(q[::-1], x) / weight(x)
+                right[i] = y
+            solution = lu_solve(system, right)
+            p, q = [solution[j] for j in range(n)], [mpf(1)] + [solution[n + j] for j in range(m - 1)]
+        errors = [(x, weight(x) * (f(x) - mp.polyval(p[::-1], x) / mp.polyval(q[::-1], x))) for x in grid]
+        peaks = alternating(errors, size)
+        if len(peaks) < size:
+            break
+        nodes = [x for x, _ in peaks]
+    return [mpf(to_format(mpf(scale) * c)) for c in q]
+
+
 def binary32(x):
     """x rounded to binary32."""
     return struct.unpack("f", struct.pack("f", float(x)))[0]
@@ -101,6 +138,11 @@ def single(x):
             return text if "." in text or "e" in text else text + ".0"
 
 
+def table(name, kind, literal, coefficients):
+    """The lines of a constant."""
+    return [f"pub const {name}: [{kind}; {len(coefficients)}] = ["] + [f"    {literal(c)}," for c in coefficients] + ["];"]
+
+
 def main():
     out = ["//! Minimax polynomials, lowest coefficient first. Written by `scripts/coefficients.py`; do not edit.",
            "//!",
@@ -111,9 +153,11 @@ def main():
         p, error = remez(f, weight, a, b, n, name in SPLIT, to_format)
         print(f"{name}: 2^{float(mp.log(error, 2)):.1f}", file=sys.stderr)
         out.append(f"/// {what}; relative error of the function 2^{float(mp.log(error, 2)):.1f}.")
-        out.append(f"pub const {name}: [{kind}; {n}] = [")
-        out += [f"    {literal(c)}," for c in p]
-        out.append("];")
+        out += table(name, kind, literal, p)
+        if name in DENOMINATORS:
+            name_of_q, q = DENOMINATORS[name]
+            out.append(f"/// `Q` for `{name}`.")
+            out += table(name_of_q, kind, literal, q)
         if name in SPLIT:
             out.append(f"/// The exact first coefficient of `{name}`, less that in the table.")
             out.append(f"pub const {name}_LOW: f64 = {double(p[0] - mpf(float(p[0])))};")
@@ -202,6 +246,17 @@ def tanh_weight(z):
     return z * t / tanh(t) if z > 0 else TINY
 
 
+def tanh_tail_weight(r):
+    """For EXP_TWICE_TAIL in (1 - e) / (1 + e) with e = 2^k e^2r: k is 0 or less, so -1 or less where r is positive."""
+    s = mpf(1) if r <= 0 else mpf(1) / 2
+    e = s * exp(2 * r)
+    return 4 * s * r * r / (1 - e * e) if fabs(r) > TINY else TINY
+
+
+def tanh_denominator(z):
+    return mp.polyval(TANH_DENOMINATOR[::-1], z)
+
+
 def log_cubic(f):
     """(log(1 + f) - f + f^2/2) / f^3"""
     return (log(1 + f) - f + f * f / 2) / f**3 if fabs(f) > mpf(2) ** -60 else mpf(1) / 3 - f / 4
@@ -261,6 +316,7 @@ EXP2 = guarded(lambda r: (mpf(2) ** r - 1) / r, [log(2), log(2) ** 2 / 2, log(2)
 EXP2_WEIGHT = lambda r: fabs(r) / mpf(2) ** r + mpf(10) ** -22
 EXP_TWICE = guarded(lambda r: (exp(2 * r) - 1) / r, [mpf(2), mpf(2), mpf(4) / 3])
 EXP_TWICE_WEIGHT = lambda r: fabs(r) / exp(2 * r) + mpf(10) ** -22
+EXP_TWICE_TAIL = guarded(lambda r: (exp(2 * r) - 1 - 2 * r) / (2 * r * r), [mpf(1), mpf(2) / 3, mpf(1) / 3])
 QUARTER = (pi / 4 * mpf("1.0005")) ** 2
 S2 = ((sqrt(mpf(2)) - 1) / (sqrt(mpf(2)) + 1)) ** 2 * mpf("1.0005")
 
@@ -268,6 +324,10 @@ ROOT_HALF = sqrt(mpf(1) / 2)
 LOG2_E, LOG10_E = 1 / log(mpf(2)), 1 / log(mpf(10))
 # Where the polynomials of erf in f32 meet.
 ERF_MIDDLE = mpf("0.85")
+
+# Where the formulas of tanh in f32 meet. The denominator is nearly 2 there, so that it is rounded least where that counts.
+TANH_MIDDLE = mpf("0.95")
+TANH_DENOMINATOR = denominator(tanh_series, tanh_weight, 0, TANH_MIDDLE**2, 2, 3, "1.4", binary32)
 
 TABLES = [
     ("EXP", "`(e^r - 1 - r) / r^2` for `|r| <= ln 2 / 2`", EXP, EXP_WEIGHT, -H, H, 10),
@@ -304,10 +364,13 @@ TABLES = [
     ("EXP2", "`(2^r - 1) / r` for `|r| <= 1/2`", EXP2, EXP2_WEIGHT, mpf("-0.5001"), mpf("0.5001"), 12),
     ("EXP2_SINGLE", "as `EXP2`", EXP2, EXP2_WEIGHT, mpf("-0.5001"), mpf("0.5001"), 7),
     ("EXP2_F32", "as `EXP2`", EXP2, EXP2_WEIGHT, mpf("-0.5001"), mpf("0.5001"), 6),
-    ("EXP_TWICE", "`(e^2r - 1) / r` for `|r| <= ln 2 / 4`", EXP_TWICE, EXP_TWICE_WEIGHT, -H / 2, H / 2, 11),
-    ("EXP_TWICE_F32", "as `EXP_TWICE`", EXP_TWICE, EXP_TWICE_WEIGHT, -H / 2, H / 2, 6),
-    ("TANH", "`(tanh(t)/t - 1) / z` with `z = t^2`, for `|t| <= 1`", tanh_series, tanh_weight, 0, 1, 15),
-    ("TANH_F32", "as `TANH`", tanh_series, tanh_weight, 0, 1, 7),
+    ("TANH", "`(e^2r - 1 - 2r) / (2 r^2)` for `|r| <= ln 2 / 4`, as `tanh` needs it", EXP_TWICE_TAIL, tanh_tail_weight,
+     -H / 2, H / 2, 10),
+    ("TANH_F32", "`P` of `(tanh(t)/t - 1) / z = P/Q` with `z = t^2`, for `|t| <= 0.95`",
+     lambda z: tanh_series(z) * tanh_denominator(z), lambda z: tanh_weight(z) / tanh_denominator(z), 0, TANH_MIDDLE**2,
+     2),
+    ("TANH_EXP_F32", "`7/8 (e^2r - 1) / r` for `|r| <= ln 2 / 4`", lambda r: mpf(7) / 8 * EXP_TWICE(r),
+     lambda r: EXP_TWICE_WEIGHT(r) * 8 / 7, -H / 2, H / 2, 6),
     ("EXP_F32", "as `EXP`", EXP, EXP_WEIGHT, -H, H, 5),
     ("EXP_MINUS_ONE_F32", "as `EXP_MINUS_ONE`", EXP,
      lambda r: fabs(r * r / (exp(r) - 1)) if fabs(r) > TINY else TINY, -H, H, 6),
@@ -333,6 +396,8 @@ TABLES = [
 
 # Tables whose first coefficient is split into two numbers.
 SPLIT = {"ATAN", "ERF", "ERFC", "NORMAL_TAIL"}
+# Tables that are numerators.
+DENOMINATORS = {"TANH_F32": ("TANH_DENOMINATOR_F32", TANH_DENOMINATOR)}
 
 if __name__ == "__main__":
     main()

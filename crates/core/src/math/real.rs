@@ -154,6 +154,11 @@ impl<'s> Real<'s> {
         self.prim(Prim::Abs, &[])
     }
 
+    /// `-|self|`
+    pub(super) fn minus_abs(self) -> Real<'s> {
+        (self.bits() | (1 << (self.dtype().bits() - 1))).real()
+    }
+
     /// Square root.
     pub(super) fn sqrt(self) -> Real<'s> {
         self.prim(Prim::Sqrt, &[])
@@ -277,6 +282,13 @@ impl<'s> Real<'s> {
     pub(super) fn polynomial<C: Copy + Into<f64>>(self, coefficients: &[C]) -> Real<'s> {
         let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
         rest.iter().rev().fold(self.constant((*last).into()), |sum, c| sum.fma(self, (*c).into()))
+    }
+
+    /// The polynomial with these two or more coefficients, lowest first, from those of its even and its odd ones: as many
+    /// operations where the square is there already, and half as many wait for each other.
+    pub(super) fn polynomial_by_square(self, square: Real<'s>, coefficients: &[f64]) -> Real<'s> {
+        let half = |first: usize| coefficients[first..].iter().step_by(2).copied().collect::<Vec<f64>>();
+        square.polynomial(&half(1)).fma(self, square.polynomial(&half(0)))
     }
 }
 
