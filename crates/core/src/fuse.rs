@@ -16,6 +16,7 @@
 //! Invariants: nothing that a group reads depends on what the group stores; each stored node belongs to one group.
 
 mod groups;
+mod seen;
 
 use crate::graph::NodeKind;
 use crate::kernel::Nest;

@@ -64,7 +64,11 @@ impl Case {
             // An operand may be one matrix for all of a stack; the result may not.
             let broadcast: Vec<bool> =
                 (0..sizes.len()).map(|axis| !is_out && axis < outer.len() && random.below(3) == 0).collect();
-            let (strides, block) = place(random, dtype, &sizes, &broadcast, places);
+            let (strides, mut block) = place(random, dtype, &sizes, &broadcast, places);
+            if is_out {
+                // What was there before is nothing to add to: all NaN.
+                block.bytes.fill(0xff);
+            }
             let (stack, strides) = strides.split_at(outer.len());
             let mut layout = Layout { outer: stack.into(), ..Layout::default() };
             let (reduced, inner) = match launch.layouts.len() {

@@ -178,9 +178,9 @@ table! {
 
     // Matrices.
     MATMUL = OpDef::product("matmul", Product::Matmul).operator("@", 10, Fix::Left)
-        .doc("Matrix product, of vectors, matrices and stacks of matrices. Integers wrap; of bools, whether any pair is true.", "x @ y");
+        .doc("Matrix product, of vectors, matrices and stacks of matrices. Integers wrap; of bools, whether any pair is true.", "x @ y.T");
     DOT = OpDef::product("dot", Product::Dot)
-        .doc("Matrix product of vectors and matrices; of scalars, their product with the other operand.", "dot(x, y)");
+        .doc("Matrix product of vectors and matrices; of scalars, their product with the other operand.", "dot(x, y.T)");
 
     // Reductions.
     SUM = OpDef::reduction("sum", Types::Accumulate, Reducer::Sum)

@@ -12,15 +12,17 @@ use super::{AlignedBuffer, BUFFERS, FloatEnvironment, RunOptions, misfit};
 use crate::Error;
 use gemm_common::Parallelism;
 use numfuse_core::dtype::DType;
-use numfuse_core::launch::{ByteStrides, Launch, Sizes, for_each_index};
+use numfuse_core::launch::{ByteStrides, Launch, Layout, Sizes, for_each_index};
 use smallvec::SmallVec;
 use std::sync::atomic::Ordering;
 
 /// Rows and columns of a block, at least and at most. A block packs what it reads of the operands, which pays if it is
 /// large; but a product should have some blocks for every thread.
 const BLOCK: (usize, usize) = (128, 512);
-/// Products that a block adds up before it looks whether the run is cancelled: some milliseconds' worth.
+/// Products that a block adds up before it looks whether the run is cancelled: some milliseconds' worth. To read two
+/// elements takes as long as some products.
 const STRETCH: usize = 1 << 28;
+const READ: usize = 32;
 /// Nanoseconds for a multiplication and an addition of `f64`, and for a block besides; both by estimate.
 const COST: (f64, f64) = (0.03, 100.0);
 /// The nanoseconds of work that a chunk should be at least.
@@ -81,13 +83,11 @@ impl Matmul {
         else {
             return Err(misfit("it is that of no product"));
         };
-        let fits = |l: &numfuse_core::launch::Layout| {
-            (l.outer.len(), l.reduced.len(), l.inner.len()) == (launch.outer.len(), 1, 2)
-        };
+        let fits = |l: &Layout| (l.outer.len(), l.reduced.len(), l.inner.len()) == (launch.outer.len(), 1, 2);
         if !dtype.is_float() || ![left, right, out].into_iter().all(fits) {
             return Err(misfit("it is that of no product"));
         }
-        let place = |l: &numfuse_core::launch::Layout, matrix: [isize; 2]| Place { outer: l.outer.clone(), matrix };
+        let place = |l: &Layout, matrix: [isize; 2]| Place { outer: l.outer.clone(), matrix };
         let left = place(left, [left.inner[0], left.reduced[0]]);
         let right = place(right, [right.reduced[0], right.inner[1]]);
         let out = place(out, [out.inner[0], out.inner[1]]);
@@ -169,7 +169,7 @@ impl Matmul {
     ) -> Result<(), Error> {
         let begin = [block % blocks.count[I] * blocks.size[I], block / blocks.count[I] * blocks.size[J]];
         let [rows, columns] = [I, J].map(|n| blocks.size[n].min(self.sizes[n] - begin[n]));
-        let stretch = (STRETCH / (rows * columns).max(1)).max(BLOCK.1);
+        let stretch = (STRETCH / (rows * columns).max(READ * (rows + columns))).max(BLOCK.1);
         let size = self.dtype.size() as isize;
         let mut k = 0;
         loop {
@@ -230,9 +230,9 @@ impl Matmul {
     /// True if the elements of an operand lie where elements of its dtype may.
     fn is_aligned(&self, n: usize, pointer: *mut u8) -> bool {
         let size = self.dtype.size();
-        let (_, strides) = self.extent(n);
-        (pointer as usize).is_multiple_of(size)
-            && strides.iter().all(|stride| stride.unsigned_abs().is_multiple_of(size))
+        let Place { outer, matrix } = &self.places[n];
+        let mut strides = outer.iter().chain(matrix);
+        (pointer as usize).is_multiple_of(size) && strides.all(|stride| stride.unsigned_abs().is_multiple_of(size))
     }
 
     /// Memory for a copy of an operand, and where its elements go.
