@@ -243,6 +243,34 @@ fn every_call_may_fail() {
     }
 }
 
+#[test]
+fn a_wait_that_fails_leaves_no_copy_at_work() {
+    Fake::new().with("FAIL", "cuStreamSynchronize:2:999").run(|| {
+        let stream = Device::open(0).unwrap().stream().unwrap();
+        let memory = stream.allocate(8).unwrap();
+        stream.upload(&memory, 0, &[1; 8]).unwrap();
+        let mut bytes = [0; 8];
+        assert!(matches!(stream.download(&memory, 0, &mut bytes), Err(Error::Driver { .. })));
+        // It has come to its end all the same, so that nothing writes here from now on.
+        assert_eq!(std::mem::replace(&mut bytes, [3; 8]), [1; 8]);
+        stream.upload(&memory, 0, &[2; 8]).unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!(bytes, [3; 8]);
+    });
+    // Of pinned memory, the same when its event fails: first to be recorded, then to be waited for.
+    for call in ["cuEventRecord", "cuEventSynchronize"] {
+        Fake::new().with("FAIL", format!("{call}:1:999")).run(|| {
+            let device = Device::open(0).unwrap();
+            let stream = device.stream().unwrap();
+            let memory = stream.allocate(8).unwrap();
+            let mut pinned = Pinned::new(&device, 8).unwrap();
+            let _ = stream.download_pinned(&memory, 0..8, &mut pinned, 0);
+            drop(pinned);
+            stream.upload(&memory, 0, &[2; 8]).unwrap();
+        });
+    }
+}
+
 /// Something of everything.
 fn everything() -> Result<(), Error> {
     let device = Device::open(0)?;

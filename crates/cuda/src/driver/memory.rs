@@ -281,7 +281,7 @@ impl Pinned {
         copy(self.bytes.as_ptr())?;
         // A copy that nothing waits for must not be left.
         copied.record(stream).inspect_err(|_| {
-            let _ = stream.synchronize();
+            let _ = stream.finish();
         })
     }
 }
@@ -294,7 +294,9 @@ impl fmt::Debug for Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        let _ = self.wait();
+        if self.wait().is_err() {
+            let _ = self.device.synchronize();
+        }
         if self.len == 0 {
             return;
         }

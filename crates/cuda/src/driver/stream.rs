@@ -91,7 +91,7 @@ impl Stream {
                 call!(self.0.device, cuMemcpyHtoDAsync_v2(to.at(at), from.as_ptr().cast(), from.len(), self.0.raw))
             }?;
         }
-        self.synchronize()
+        self.finish()
     }
 
     /// Copies bytes of the device to the host. Waits until they are there.
@@ -118,7 +118,7 @@ impl Stream {
                 // done.
                 unsafe { call!(self.0.device, cuMemcpyDtoHAsync_v2(host, from.at(at), into.len(), self.0.raw)) }?;
             }
-            self.synchronize()?;
+            self.finish()?;
         }
         // SAFETY: the copy has written every byte; there may be none.
         Ok(unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) })
@@ -233,6 +233,14 @@ impl Stream {
         }
         self.0.device.release_parked();
         Ok(())
+    }
+
+    /// [`Stream::synchronize`] for a copy with memory that is only borrowed. If that fails, the copy must not go on: a lost
+    /// device does no work, and for anything else there is another way to wait.
+    pub(super) fn finish(&self) -> Result<(), Error> {
+        self.synchronize().inspect_err(|_| {
+            let _ = self.device().synchronize();
+        })
     }
 
     /// Whether all that was submitted to the stream is done.

@@ -138,8 +138,11 @@ impl Fake {
 
     /// Whether a real device is as good, the first time.
     fn fits_real(&self) -> bool {
-        let is_first = |(name, value): &(String, String)| name == "FAKE_CUDA_SEED" && value == "0";
-        self.or_real && self.settings.iter().all(is_first)
+        let setting = |(name, value): &(String, String)| match name.as_str() {
+            "FAKE_CUDA_SEED" => value == "0",
+            name => name == "FAKE_CUDA_LEAKS",
+        };
+        self.or_real && self.settings.iter().all(setting)
     }
 }
 
