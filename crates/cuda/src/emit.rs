@@ -10,7 +10,8 @@
 //!
 //! where `Args` is a struct of 8-byte words (pointers, strides, sizes, parameters), one for each [`Field`].
 //!
-//! In reading order: [`class`] (how a launch is spread over threads), [`map`] (kernels without reductions), [`rows`] and
+//! In reading order: [`class`] (how a launch is spread over threads), [`map`] and [`transposed`] (kernels
+//! without reductions), [`rows`] and
 //! [`columns`] (kernels with them), [`fold`] (the order of a reduction), [`stage`] (loads, stores, rare work), [`prim`]
 //! (primitives as expressions), [`index`] (where elements are), [`text`] (lines).
 //!
@@ -27,6 +28,7 @@ mod prim;
 mod rows;
 mod stage;
 mod text;
+mod transposed;
 
 pub use class::{Class, Schedule};
 
@@ -119,6 +121,7 @@ impl Program {
         let mut unit = Unit::new(kernel, class);
         match class.schedule {
             Schedule::Map { .. } => map::emit(&mut unit),
+            Schedule::Transposed { .. } => transposed::emit(&mut unit),
             Schedule::Rows { .. } | Schedule::Staged { .. } => rows::emit(&mut unit),
             Schedule::Columns { .. } => columns::emit(&mut unit),
         }
@@ -148,6 +151,7 @@ impl Program {
     pub fn dispatch(&self, launch: &Launch) -> Result<Dispatch, Error> {
         let dispatch = match self.class.schedule {
             Schedule::Map { .. } => map::dispatch(&self.class, launch),
+            Schedule::Transposed { .. } => transposed::dispatch(&self.class, launch),
             Schedule::Rows { .. } | Schedule::Staged { .. } => rows::dispatch(&self.class, &self.room, launch),
             Schedule::Columns { .. } => columns::dispatch(&self.class, &self.room, launch),
         };

@@ -15,6 +15,7 @@ use emulator::{Buffer, Build, Emulator, Job, Launch, Relocation};
 use kernels::{Block, Case, Rng, put, random_aligned_case, random_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Level, Nest, Reducer, Role};
+use numfuse_core::launch::Layout;
 use numfuse_cuda::emit::{Class, Field, Program, Schedule, Source};
 use std::collections::BTreeMap;
 
@@ -179,6 +180,53 @@ fn random_classes() {
         }
     }
     check(&cases, Build::Plain);
+}
+
+/// Operands in other orders than the results: squares through shared memory, also at their edges.
+#[test]
+fn transposed_operands() {
+    let mut cases = Vec::new();
+    for (i, sizes) in [[1, 32, 32], [3, 33, 65], [2, 64, 40], [1, 100, 31], [5, 1000, 37]].into_iter().enumerate() {
+        for (dtype, padding) in [(DType::F32, 0), (DType::F64, 1), (DType::I8, 3)] {
+            // out = x + y * x where y is transposed, and the rows of x are shared.
+            let kernel = shapes::map(dtype, 2, |b, v| {
+                let product = b.mul(v[1], v[0]);
+                b.add(v[0], product)
+            });
+            let size = dtype.size();
+            let [outer, rows, n] = sizes;
+            let line = (rows + padding) * size;
+            let strides = [[0, n * size, size], [n * line, size, line], [rows * n * size, n * size, size]];
+            let layouts = strides.map(|[a, b, c]| Layout {
+                outer: [a as isize, b as isize].into_iter().collect(),
+                reduced: Default::default(),
+                inner: [c as isize].into_iter().collect(),
+            });
+            let launch = numfuse_core::launch::Launch {
+                outer: [outer, rows].into_iter().collect(),
+                reduced: Default::default(),
+                inner: [n].into_iter().collect(),
+                layouts: layouts.into_iter().collect(),
+            };
+            let mut rng = Rng(i as u64);
+            let memory = [rows * n * size, outer * n * line, outer * rows * n * size].map(|bytes| {
+                let mut bytes = vec![0; bytes];
+                for element in bytes.chunks_mut(size) {
+                    put(element, 0, dtype, random_bits(&mut rng, dtype));
+                }
+                Block { bytes, offset: 0 }
+            });
+            let mut case = Case { memory: memory.to_vec(), kernel, launch, params: vec![] };
+            case.prepare();
+            let case = Emitted::new(format!("{dtype} {sizes:?}"), case, |_| {});
+            let is_transposed = matches!(case.program.class().schedule, Schedule::Transposed { .. });
+            assert_eq!(is_transposed, rows >= 32 && n >= 32, "{case}");
+            cases.push(case);
+        }
+    }
+    for build in Build::ALL {
+        check(&cases, build);
+    }
 }
 
 /// Rows that several blocks share, and columns: the tree that joins them has several levels.

@@ -53,6 +53,13 @@ pub enum Schedule {
         /// True if rows are short, and consecutive threads go from one row to the next.
         flat: bool,
     },
+    /// Elements are independent, and some operands are read across the rows: a block computes a square.
+    Transposed {
+        /// The outer dimension along which those operands step from one element to the next.
+        axis: u8,
+        /// Which operands they are: bit `n` for operand `n`.
+        operands: u32,
+    },
     /// A group of threads, at most a block, runs all stages of a row.
     Rows {
         /// Threads that share a leaf.
@@ -116,7 +123,9 @@ impl Class {
         let wide = needs_wide(kernel, launch);
         let schedule = match kernel.nest {
             Nest::Columns => columns(kernel, launch, addresses),
-            Nest::Rows if is_map(kernel) => map(kernel, launch, addresses),
+            Nest::Rows if is_map(kernel) => {
+                super::transposed::schedule(kernel, launch).unwrap_or_else(|| map(kernel, launch, addresses))
+            }
             Nest::Rows => rows(kernel, launch, addresses),
         };
         Ok(Class { schedule, ranks, wide })

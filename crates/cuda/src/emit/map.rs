@@ -86,7 +86,7 @@ pub(super) fn dispatch(class: &Class, launch: &Launch) -> Option<Dispatch> {
 }
 
 /// What a grid has along y and z.
-const MOST_ROWS: u64 = 65_535;
+pub(super) const MOST_ROWS: u64 = 65_535;
 
 /// Blocks along x.
 pub(super) fn blocks(count: u64) -> Option<u32> {
