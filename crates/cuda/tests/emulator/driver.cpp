@@ -138,6 +138,7 @@ struct Pool {
 struct Module {
     Context *context;
     void *library;
+    int file;
     // Launches that have not run.
     int pending = 0;
     std::vector<struct Function *> functions = {};
@@ -1023,15 +1024,16 @@ API cuModuleLoadData(void **handle, const void *image) {
     int file = memfd_create("kernel", 0);
     if (write(file, image, bytes) != ssize_t(bytes))
         return INVALID_IMAGE;
-    // The name is one of a kind, or the loader would take the file for one that it has.
+    // The name is one of a kind, or the loader would take the file for one that it has: the file stays open as long as it is
+    // loaded.
     std::string path = "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(file);
     void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    close(file);
     if (!library) {
+        close(file);
         fprintf(stderr, "fake driver: %s\n", dlerror());
         return INVALID_IMAGE;
     }
-    Module *module = new Module{current, library};
+    Module *module = new Module{current, library, file};
     modules.insert(module);
     *handle = module;
     return SUCCESS;
@@ -1045,6 +1047,7 @@ API cuModuleUnload(void *handle) {
     for (Function *function : module->functions)
         delete function;
     dlclose(module->library);
+    close(module->file);
     modules.erase(module);
     delete module;
     return SUCCESS;
