@@ -316,6 +316,6 @@ fn a_gate_compiles_many_texts_and_names_what_is_wrong() {
 
     let large = source(elementwise("float", "__shared__ float row[300]; row[i] = x; __syncthreads(); r = row[i ^ 1];"));
     let errors = with(&[(55, &large)]).unwrap_err();
-    assert!(errors.starts_with("text 55, sm_90, kernel_map: "), "{errors}");
-    assert!(errors.contains("1200 bytes of shared memory exceed") && errors.lines().count() == 1, "{errors}");
+    assert!(errors.starts_with("text 55, sm_90: Usage { entry: \"kernel_map\""), "{errors}");
+    assert!(errors.contains("shared: 1200 } exceeds") && errors.lines().count() == 1, "{errors}");
 }

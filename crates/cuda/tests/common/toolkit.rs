@@ -9,7 +9,7 @@
 use numfuse_cuda::Error;
 use numfuse_cuda::emit::Source;
 use numfuse_cuda::nvrtc::{Arch, Compiler, Options, Usage};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -131,10 +131,25 @@ impl Toolkit {
         if errors.is_empty() { Ok(entries) } else { Err(errors.join("\n")) }
     }
 
-    /// Compiles the texts as the back end does; entries that exceed a limit are errors, too.
+    /// Compiles the texts with the back end's default options; entries that exceed a limit are errors, too.
     pub fn check(&self, sources: &[(String, &Source)], arch: Arch, limits: Limits) -> Result<Vec<Entry>, String> {
-        let entries = self.compile(sources, arch, Options::default())?;
-        let errors: Vec<String> = entries.iter().filter_map(|entry| exceeds(entry, arch, limits)).collect();
+        let mut entries = self.compile(sources, arch, Options::default())?;
+        // What else is in a program moves the compiler's choices, such as what it inlines. The verdict is on a text alone.
+        let suspects: BTreeSet<String> =
+            entries.iter().filter(|entry| limits.exceeded(entry)).map(|entry| entry.text.clone()).collect();
+        let mut errors = Vec::new();
+        for source in sources.iter().filter(|(name, _)| suspects.contains(name)) {
+            for alone in self.batch(std::slice::from_ref(source), arch, Options::default())? {
+                if limits.exceeded(&alone) {
+                    let (text, usage) = (&alone.text, &alone.usage);
+                    errors.push(format!("{text}, {arch}: {usage:?} exceeds {limits:?}"));
+                }
+                let same = |entry: &&mut Entry| entry.text == alone.text && entry.usage.entry == alone.usage.entry;
+                if let Some(entry) = entries.iter_mut().find(same) {
+                    *entry = alone;
+                }
+            }
+        }
         if errors.is_empty() { Ok(entries) } else { Err(errors.join("\n")) }
     }
 
@@ -211,6 +226,13 @@ fn together(sources: &[(String, &Source)]) -> String {
     text
 }
 
+impl Limits {
+    fn exceeded(&self, entry: &Entry) -> bool {
+        let Usage { registers, spills, stack, shared, .. } = entry.usage;
+        registers > self.registers || spills > self.spills || stack > self.stack || shared > self.shared
+    }
+}
+
 impl Entry {
     /// How many instructions begin like this, predicates aside.
     pub fn count(&self, instruction: &str) -> usize {
@@ -224,19 +246,6 @@ pub fn count(sass: &str, instruction: &str) -> usize {
         line.strip_prefix('@').and_then(|line| line.split_once(' ')).map_or(line, |(_, rest)| rest).trim().to_owned()
     };
     sass.lines().filter(|line| without_predicate(line).starts_with(instruction)).count()
-}
-
-fn exceeds(entry: &Entry, arch: Arch, limits: Limits) -> Option<String> {
-    let Usage { entry: name, registers, spills, stack, shared } = &entry.usage;
-    let over =
-        *registers > limits.registers || *spills > limits.spills || *stack > limits.stack || *shared > limits.shared;
-    over.then(|| {
-        let text = &entry.text;
-        format!(
-            "{text}, {arch}, {name}: {registers} registers, {spills} bytes spilled, {stack} bytes of stack, {shared} bytes of \
-             shared memory exceed {limits:?}"
-        )
-    })
 }
 
 fn unique(entry: &str, index: usize) -> String {
