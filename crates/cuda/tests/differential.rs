@@ -1,8 +1,10 @@
 //! Random kernels on random launches: what the emitted text leaves in memory, run on the CPU, is what the interpreter leaves.
 //! A failure prints its seed, the kernel, the launch and where the text is.
 
+// The emulator is for this machine and system.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
 #[path = "common/emulator.rs"]
-#[allow(dead_code, reason = "each test file uses a part of it")]
 mod emulator;
 #[path = "../../cpu/tests/common/kernels.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
