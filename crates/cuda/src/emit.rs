@@ -10,10 +10,9 @@
 //!
 //! where `Args` is a struct of 8-byte words (pointers, strides, sizes, parameters), one for each [`Field`].
 //!
-//! In reading order: [`class`] (how a launch is spread over threads), [`map`] and [`transposed`] (kernels
-//! without reductions), [`rows`] and
-//! [`columns`] (kernels with them), [`fold`] (the order of a reduction), [`stage`] (loads, stores, rare work), [`prim`]
-//! (primitives as expressions), [`index`] (where elements are), [`text`] (lines).
+//! In reading order: `class` (how a launch is spread over threads), `map` and `transposed` (kernels without reductions),
+//! `rows` and `columns` (kernels with them), `fold` (the order of a reduction), `stage` (loads, stores, rare work), `prim`
+//! (primitives as expressions), `index` (where elements are), `text` (lines).
 //!
 //! Invariants: emitting is deterministic. Signed integers never overflow, no shift is too wide, and no conversion
 //! is out of range in C's sense, so that the text means the same to every compiler. No atomics on floats; which
@@ -83,7 +82,7 @@ pub enum Field {
     Count(Group),
     /// The size of one dimension of a group.
     Size(Group, u8),
-    /// A multiplier and a shift that divide by the size of one dimension; see [`index::divisor`].
+    /// A multiplier and a shift that divide by the size of one dimension; see `index::divisor`.
     Divisor(Group, u8),
     /// The byte stride of an operand along one dimension of a group.
     Stride(u32, Group, u8),
