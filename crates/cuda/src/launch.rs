@@ -17,13 +17,14 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Runs kernels on one device. Cheap to clone; any thread may use it.
 #[derive(Clone)]
-pub struct Backend(Arc<Inner>);
+pub struct Backend(Arc<Shared>);
 
-struct Inner {
+/// What the clones of a [`Backend`] share; of use to hold on to one weakly.
+pub struct Shared {
     device: Device,
     stream: Stream,
     cache: Cache,
@@ -52,7 +53,17 @@ impl Backend {
     pub fn new(device: Device, cache: Cache, options: Options) -> Result<Backend, Error> {
         let stream = device.stream()?;
         let (loaded, compiled) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Backend(Arc::new(Inner { device, stream, cache, options, loaded, compiled })))
+        Ok(Backend(Arc::new(Shared { device, stream, cache, options, loaded, compiled })))
+    }
+
+    /// A backend that is still in use.
+    pub fn upgrade(shared: &Weak<Shared>) -> Option<Backend> {
+        shared.upgrade().map(Backend)
+    }
+
+    /// A reference that does not keep it in use.
+    pub fn downgrade(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.0)
     }
 
     /// The device.

@@ -21,5 +21,5 @@ pub mod nvrtc;
 pub use cache::Cache;
 pub use driver::{Device, Driver};
 pub use error::Error;
-pub use launch::{Backend, Prepared};
+pub use launch::{Backend, Prepared, Shared};
 pub use nvrtc::{Arch, Compiler};

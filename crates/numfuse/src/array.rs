@@ -1,17 +1,19 @@
-//! Owned arrays: what an evaluation returns, and what a file is read into.
+//! Owned arrays, on the host or on a device: what an evaluation returns, and what a file is read into.
 //!
 //! Invariants: the memory is aligned to 64 bytes and holds every element of the shape at the array's byte strides; all
 //! of them are initialised. Results are row-major without gaps; only what was read from a column-major file is not.
 
+use crate::device::{Device, mismatch};
 use crate::element::Element;
 use crate::env::AsArrayRef;
 use crate::error::{Error, Result, cpu_error};
-use crate::view::{ArrayMut, ArrayRef, Memory};
+use crate::view::{ArrayMut, ArrayRef, DeviceMemory, Memory};
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_core::dtype::DType;
 use numfuse_core::literal::Literal;
 use numfuse_core::plan::Strided;
 use numfuse_core::shape::MAX_RANK;
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 /// An n-dimensional array of any dtype.
@@ -24,17 +26,26 @@ use std::fmt::{self, Write};
 /// assert_eq!(means.as_slice::<f64>()?, [2.0, 5.0]);
 /// # Ok::<(), numfuse::Error>(())
 /// ```
+///
+/// The elements are on the host unless [`Array::to_device`] or an engine of a device has made the array. Those on a device
+/// cannot be borrowed; what returns copies of elements brings them to the host.
 pub struct Array {
-    memory: Memory,
+    memory: Storage,
     dtype: DType,
     place: Strided,
+}
+
+/// Where the elements are.
+enum Storage {
+    Host(Memory),
+    Device(Box<DeviceMemory>),
 }
 
 impl Array {
     /// An array of zeros.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Array> {
         let mut array = Array::uninitialized(dtype, &sizes(shape)?)?;
-        array.memory.filled_with(0);
+        array.zeroed_bytes();
         Ok(array)
     }
 
@@ -48,12 +59,67 @@ impl Array {
         Array::from_vec(vec![value], &[])
     }
 
-    /// A row-major copy of any array.
+    /// A row-major copy of any array, on the device that it is on.
     pub fn copy_of(array: &impl AsArrayRef) -> Result<Array> {
         let from = array.as_array_ref();
-        let mut copy = Array::uninitialized(from.dtype(), from.shape())?;
-        copy.view_mut().copy_from(&from)?;
+        match from.memory() {
+            Some(memory) => Array::copy_to(&from, &memory.device()),
+            None => Array::copy_to(&from, &Device::cpu()),
+        }
+    }
+
+    /// A row-major copy of any array on a device.
+    pub(crate) fn copy_to(from: &ArrayRef<'_>, device: &Device) -> Result<Array> {
+        let place = Strided::row_major(from.shape(), from.dtype())?;
+        let bytes = place.count() as usize * from.dtype().size();
+        let memory = match device.backend() {
+            Some(backend) => Storage::Device(Box::new(DeviceMemory::uninit(backend, bytes)?)),
+            None => Storage::Host(Memory::uninit(bytes)?),
+        };
+        let mut copy = Array { memory, dtype: from.dtype(), place };
+        copy.view_mut().copy_from(from)?;
         Ok(copy)
+    }
+
+    /// A row-major copy on a device, or on the host for [`Device::cpu`]. A copy from the host, or to it, waits until it is
+    /// made; also that of an array which is there already is one.
+    ///
+    /// # Errors
+    /// If the device has no memory for it, or is lost.
+    pub fn to_device(&self, device: &Device) -> Result<Array> {
+        Array::copy_to(&self.view(), device)
+    }
+
+    /// A row-major copy on the host; see [`Array::to_device`].
+    ///
+    /// # Errors
+    /// If there is no memory for it, or the device is lost.
+    pub fn to_host(&self) -> Result<Array> {
+        self.to_device(&Device::cpu())
+    }
+
+    /// Where the elements are.
+    pub fn device(&self) -> Device {
+        match &self.memory {
+            Storage::Host(_) => Device::cpu(),
+            Storage::Device(memory) => memory.device(),
+        }
+    }
+
+    /// The memory of a device that the elements are in; none if they are on the host.
+    pub(crate) fn device_memory(&self) -> Option<&DeviceMemory> {
+        match &self.memory {
+            Storage::Host(_) => None,
+            Storage::Device(memory) => Some(memory),
+        }
+    }
+
+    /// The same elements on the host: the array itself, or a copy of it.
+    fn on_host(&self) -> Result<Cow<'_, Array>> {
+        match &self.memory {
+            Storage::Host(_) => Ok(Cow::Borrowed(self)),
+            Storage::Device(_) => self.to_host().map(Cow::Owned),
+        }
     }
 
     /// An array whose elements the caller writes, all of them, before anyone reads one.
@@ -64,13 +130,19 @@ impl Array {
     /// As [`Array::uninitialized`], at any place whose strides are not negative.
     pub(crate) fn uninitialized_at(dtype: DType, place: Strided) -> Result<Array> {
         let memory = Memory::uninit(place.count() as usize * dtype.size())?;
-        Ok(Array { memory, dtype, place })
+        Ok(Array { memory: Storage::Host(memory), dtype, place })
     }
 
     /// An array in memory that holds it, all of its elements written.
     #[inline]
     pub(crate) fn of_memory(memory: Memory, dtype: DType, place: Strided) -> Array {
-        Array { memory, dtype, place }
+        Array { memory: Storage::Host(memory), dtype, place }
+    }
+
+    /// An array in memory of a device that holds it, all of its elements written by work that the device has been given.
+    #[inline]
+    pub(crate) fn of_device_memory(memory: Box<DeviceMemory>, dtype: DType, place: Strided) -> Array {
+        Array { memory: Storage::Device(memory), dtype, place }
     }
 
     /// The same elements with dimensions in the opposite order.
@@ -80,9 +152,12 @@ impl Array {
         self
     }
 
-    /// All bytes, set to zero, to read elements into.
+    /// All bytes, set to zero, to read elements into; none of an array of a device.
     pub(crate) fn zeroed_bytes(&mut self) -> &mut [u8] {
-        self.memory.filled_with(0)
+        match &mut self.memory {
+            Storage::Host(memory) => memory.filled_with(0),
+            Storage::Device(_) => &mut [],
+        }
     }
 
     /// The element type.
@@ -113,9 +188,13 @@ impl Array {
     /// The elements in row-major order.
     ///
     /// # Errors
-    /// If they are of another type; or not in row-major order, which only arrays read from column-major files are not.
+    /// If they are of another type; on a device; or not in row-major order, which only arrays read from column-major files
+    /// are not.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         self.expect::<T>()?;
+        if let Storage::Device(memory) = &self.memory {
+            return Err(mismatch("the array", &memory.device(), &Device::cpu()));
+        }
         self.view().as_slice().ok_or_else(|| {
             Diagnostic::new(Code::InputMismatch, "the array is not in row-major order")
                 .hint("`to_vec` copies the elements in order; `view` takes any order")
@@ -132,12 +211,15 @@ impl Array {
         self.view_mut().into_slice().ok_or_else(|| Error::new(Code::Internal, "a slice that can be read, not written"))
     }
 
-    /// The elements in row-major order, copied.
+    /// The elements in row-major order, copied; from a device as well.
     ///
     /// # Errors
     /// If they are of another type.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.expect::<T>()?;
+        if let Storage::Device(_) = self.memory {
+            return self.to_host()?.to_vec();
+        }
         let mut elements: Vec<T> = Vec::new();
         let bytes = self.len() * size_of::<T>();
         elements.try_reserve_exact(self.len()).map_err(|_| cpu_error(numfuse_cpu::Error::OutOfMemory { bytes }))?;
@@ -150,7 +232,7 @@ impl Array {
         Ok(elements)
     }
 
-    /// The only element, converted to `T` as a cast in an expression would.
+    /// The only element, converted to `T` as a cast in an expression would; copied from a device if it is there.
     ///
     /// # Errors
     /// If there is not just one element.
@@ -160,18 +242,24 @@ impl Array {
             return Err(Error::new(Code::InputMismatch, text));
         }
         let first: Vec<usize> = vec![0; self.rank()];
-        let literal = self.view().get(&first).unwrap_or(Literal::from_bits(self.dtype, 0));
+        let literal = self.on_host()?.view().get(&first).unwrap_or(Literal::from_bits(self.dtype, 0));
         Ok(T::from_literal(literal.cast(T::DTYPE)))
     }
 
     /// The array, borrowed.
     pub fn view(&self) -> ArrayRef<'_> {
-        self.memory.array(self.dtype, &self.place)
+        match &self.memory {
+            Storage::Host(memory) => memory.array(self.dtype, &self.place),
+            Storage::Device(memory) => memory.array(self.dtype, &self.place),
+        }
     }
 
     /// The array, borrowed to be written.
     pub fn view_mut(&mut self) -> ArrayMut<'_> {
-        self.memory.array_mut(self.dtype, &self.place)
+        match &mut self.memory {
+            Storage::Host(memory) => memory.array_mut(self.dtype, &self.place),
+            Storage::Device(memory) => memory.array_mut(self.dtype, &self.place),
+        }
     }
 
     /// The array as an `ndarray` view.
@@ -217,13 +305,16 @@ impl Clone for Array {
     }
 }
 
-/// Equal dtype, shape and bits, except that any NaN equals any NaN.
+/// Equal dtype, shape and bits, except that any NaN equals any NaN. Arrays of devices are copied to the host for it, and
+/// equal none if that fails.
 impl PartialEq for Array {
     fn eq(&self, other: &Array) -> bool {
         let nan = |l: Literal| l.dtype().is_float() && l.as_f64().is_nan();
-        self.dtype == other.dtype
-            && self.place.shape == other.place.shape
-            && self.view().elements().zip(other.view().elements()).all(|(a, b)| a == b || (nan(a) && nan(b)))
+        if (self.dtype, &self.place.shape) != (other.dtype, &other.place.shape) {
+            return false;
+        }
+        let (Ok(this), Ok(other)) = (self.on_host(), other.on_host()) else { return false };
+        this.view().elements().zip(other.view().elements()).all(|(a, b)| a == b || (nan(a) && nan(b)))
     }
 }
 
@@ -233,12 +324,16 @@ impl PartialEq for Array {
 impl fmt::Display for Array {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{:?}", self.dtype, self.shape())?;
+        let array = match self.on_host() {
+            Ok(array) => array,
+            Err(error) => return write!(f, " ({error})"),
+        };
         if !f.alternate() {
             f.write_char(' ')?;
-            return write_elements(f, &self.view());
+            return write_elements(f, &array.view());
         }
         f.write_char(if self.shape().len() < 2 { ' ' } else { '\n' })?;
-        write_table(f, &self.view())
+        write_table(f, &array.view())
     }
 }
 

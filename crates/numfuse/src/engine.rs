@@ -11,6 +11,7 @@
 //! takes no lock for longer than the look; running takes none. All of them are bounded.
 
 mod cache;
+mod device;
 mod function;
 mod kernel;
 mod limits;
@@ -18,6 +19,7 @@ mod process;
 mod program;
 mod recent;
 mod run;
+mod streaming;
 
 pub use cache::Backend;
 pub use function::{Function, FunctionCall};
@@ -28,6 +30,7 @@ pub use run::Results;
 pub(crate) use program::{Program, Source};
 
 use crate::array::Array;
+use crate::device::Device;
 use crate::env::{Env, Outputs};
 use crate::error::{Error, Result};
 use crate::expr::{Exprs, Input, Recipe, Size};
@@ -65,6 +68,10 @@ pub struct Engine {
 pub(crate) struct Shared {
     pub limits: Limits,
     pub threads: usize,
+    /// Where expressions run.
+    pub device: Device,
+    /// What arrays of the host go through on their way to it.
+    pub staging: streaming::Kept,
     pub code: CodeCache,
     pub counters: Counters,
     texts: PerProcess<Bounded<Box<str>, Arc<Text>>>,
@@ -139,6 +146,8 @@ pub struct Builder {
     tier: Tier,
     limits: Limits,
     cache_bytes: u64,
+    device: Device,
+    fast: bool,
 }
 
 impl Builder {
@@ -160,6 +169,20 @@ impl Builder {
         Builder { tier, ..self }
     }
 
+    /// Where expressions run. On a CUDA device, results of its arrays are arrays of it, and arrays of the host are streamed
+    /// through it; what runs kernels on the CPU, [`Builder::backend`] and [`Builder::tier`], has no say there.
+    #[must_use]
+    pub fn device(self, device: &Device) -> Builder {
+        Builder { device: device.clone(), ..self }
+    }
+
+    /// Lets a CUDA device trade the bits of results for speed: contracted products, approximate divisions and roots, no
+    /// subnormals. The CPU has nothing to trade.
+    #[must_use]
+    pub fn fast(self, fast: bool) -> Builder {
+        Builder { fast, ..self }
+    }
+
     /// What an evaluation may take.
     #[must_use]
     pub fn limits(self, limits: Limits) -> Builder {
@@ -177,12 +200,17 @@ impl Builder {
     /// # Errors
     /// If machine code was asked for and there is none for this host.
     pub fn build(self) -> Result<Engine> {
+        let device = if self.fast { self.device.fast()? } else { self.device };
+        // Kernels of a device are kept with the device.
+        let backend = if device.is_cpu() { self.backend } else { Backend::Interp };
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(Engine {
             shared: Arc::new(Shared {
                 limits: self.limits,
                 threads: if self.threads == 0 { cores() } else { self.threads },
-                code: CodeCache::new(self.backend, self.tier, self.cache_bytes)?,
+                device,
+                staging: streaming::Kept::default(),
+                code: CodeCache::new(backend, self.tier, self.cache_bytes)?,
                 counters: Counters::default(),
                 texts: caches(self.cache_bytes, Estimate)?,
                 recipes: caches(self.cache_bytes, Estimate)?,
@@ -218,7 +246,7 @@ impl Engine {
     /// Options to build an engine with.
     pub fn builder() -> Builder {
         let (backend, tier, limits) = (Backend::Auto, Tier::Widest, Limits::default());
-        Builder { threads: 0, backend, tier, limits, cache_bytes: 64 << 20 }
+        Builder { threads: 0, backend, tier, limits, cache_bytes: 64 << 20, device: Device::cpu(), fast: false }
     }
 
     /// The default engine, borrowed.
@@ -304,6 +332,11 @@ impl Engine {
         }
         let collect = |mut results: Results| results.remove(0);
         Ok(Kernel { shared: self.shared.clone(), program, collect })
+    }
+
+    /// Where expressions run.
+    pub fn device(&self) -> &Device {
+        &self.shared.device
     }
 
     /// What this engine has done and holds.

@@ -124,6 +124,47 @@ pub(crate) fn cpu_error(error: numfuse_cpu::Error) -> Error {
     .into()
 }
 
+/// What the CUDA back end says, as a user's error.
+#[cold]
+pub(crate) fn cuda_error(error: numfuse_cuda::Error) -> Error {
+    use numfuse_cuda::Error as Cuda;
+    let new = |code, title: &str| Diagnostic::new(code, title);
+    match error {
+        Cuda::NoDriver(reason) => new(Code::Device, "there is no CUDA on this machine")
+            .why(format!("the NVIDIA driver library cannot be loaded: {reason}"))
+            .hint("install the NVIDIA driver, or use `Device::cpu()`"),
+        Cuda::DriverTooOld(reason) => new(Code::Device, "the NVIDIA driver is too old").why(reason).hint("update it"),
+        Cuda::NoDevice { index, count } => {
+            let error = new(Code::Device, &format!("there is no device cuda:{index}"));
+            match count {
+                0 => error.why("this machine has no CUDA device").hint("is `CUDA_VISIBLE_DEVICES` set? See `nvidia-smi`"),
+                1 => error.why("this machine has one CUDA device").hint("it is cuda:0"),
+                _ => error
+                    .why(format!("this machine has {count} CUDA devices"))
+                    .hint(format!("they are cuda:0 to cuda:{}", count - 1)),
+            }
+        }
+        Cuda::Forked => new(Code::Device, "CUDA does not work in a forked child of a process that uses it")
+            .hint("start the child anew; in Python, the start method \"spawn\" of multiprocessing does"),
+        Cuda::NoCompiler(reason) => new(Code::DeviceCompiler, "there is no compiler for CUDA kernels")
+            .why(reason)
+            .hint("`pip install nvidia-cuda-nvrtc`, or name the library by `NUMFUSE_NVRTC`"),
+        Cuda::OutOfMemory { asked, free, total } => {
+            new(Code::OutOfMemory, &format!("no memory for {asked} bytes on the device"))
+                .why(format!("{free} of its {total} bytes are free"))
+                .hint("let go of other arrays, or give host arrays, which are computed a part at a time")
+        }
+        Cuda::Unsupported(what) => new(Code::DeviceUnsupported, "the device cannot run this expression")
+            .why(what)
+            .hint("an engine without a device can"),
+        Cuda::Driver { call, reason } => new(Code::DeviceFailed, &format!("the CUDA driver refuses {call}"))
+            .why(reason)
+            .hint("if every call fails from now on, the device is lost: start the process anew"),
+        error => new(Code::Internal, &error.to_string()),
+    }
+    .into()
+}
+
 /// Text with control characters written as escapes: names and texts of strangers do not reach a terminal raw.
 pub(crate) struct Escaped<'a>(pub &'a str);
 

@@ -87,6 +87,31 @@ pub(crate) fn place(shape: &[usize], strides: &[isize]) -> Result<Strided> {
     Ok(Strided { shape: shape.iter().map(|n| *n as u64).collect(), strides: strides.into() })
 }
 
+/// The place seen as one of a larger shape: dimensions of size 1 are repeated, and new ones come first.
+pub(crate) fn broadcast(place: &Strided, shape: &[usize]) -> Result<Strided> {
+    if shape.len() > MAX_RANK {
+        return Err(rank_error(shape.len()));
+    }
+    let refused = || {
+        let from: &[u64] = &place.shape;
+        Error::new(Code::Broadcast, format!("an array of shape {from:?} does not broadcast to {shape:?}"))
+    };
+    let new = shape.len().checked_sub(place.shape.len()).ok_or_else(refused)?;
+    let mut wide = Strided::default();
+    for (axis, size) in shape.iter().map(|n| *n as u64).enumerate() {
+        let old = axis.checked_sub(new);
+        let stride = match old.map(|old| (place.shape[old], place.strides[old])) {
+            Some((n, stride)) if n == size => stride,
+            Some((1, _)) | None => 0,
+            Some(_) => return Err(refused()),
+        };
+        wide.shape.push(size);
+        wide.strides.push(stride);
+    }
+    numfuse_core::shape::checked_count(&wide.shape)?;
+    Ok(wide)
+}
+
 /// True if the elements are consecutive, in order.
 pub(crate) fn is_row_major(place: &Strided, size: usize) -> bool {
     let mut expected = size as isize;
@@ -191,6 +216,20 @@ mod tests {
         ] {
             assert_eq!(overlaps_itself(&at(shape, strides), DType::F64), shares, "{shape:?} {strides:?}");
         }
+    }
+
+    #[test]
+    fn broadcasting_repeats() {
+        let wide = |from: &[usize], strides: &[isize], to: &[usize]| {
+            broadcast(&at(from, strides), to).map(|place| (place.shape.to_vec(), place.strides.to_vec())).ok()
+        };
+        assert_eq!(wide(&[3], &[8], &[2, 3]), Some((vec![2, 3], vec![0, 8])));
+        assert_eq!(wide(&[2, 1], &[8, 8], &[2, 3]), Some((vec![2, 3], vec![8, 0])));
+        assert_eq!(wide(&[], &[], &[4]), Some((vec![4], vec![0])));
+        assert_eq!(wide(&[1], &[8], &[0]), Some((vec![0], vec![0])));
+        assert_eq!(wide(&[3], &[8], &[2]), None);
+        assert_eq!(wide(&[2, 3], &[24, 8], &[3]), None);
+        assert_eq!(wide(&[], &[], &[1 << 40, 1 << 40]), None, "too many elements to count");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod array;
+mod device;
 mod element;
 mod engine;
 mod env;
@@ -14,6 +15,7 @@ pub mod npy;
 mod view;
 
 pub use array::Array;
+pub use device::{Device, MemoryStats};
 pub use element::Element;
 pub use engine::{Backend, Builder, CancelToken, Engine, Function, FunctionCall, Kernel, Limits, Results, Stats};
 pub use env::{AsArrayMut, AsArrayRef, Env, Outputs};

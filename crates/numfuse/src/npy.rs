@@ -11,6 +11,7 @@
 //! * Objects, text, records, complex numbers, half floats and dates are refused, each with what to do about it.
 
 use crate::array::Array;
+use crate::device::Device;
 use crate::env::AsArrayRef;
 use crate::error::{Error, Result};
 use numfuse_core::diagnostic::{Code, Diagnostic};
@@ -353,7 +354,7 @@ fn write_inner(writer: &mut impl Write, array: &(impl AsArrayRef + ?Sized)) -> i
     match array.as_bytes() {
         Some(bytes) => writer.write_all(bytes)?,
         None => {
-            let row_major = Array::copy_of(&array).map_err(io::Error::other)?;
+            let row_major = Array::copy_to(&array, &Device::cpu()).map_err(io::Error::other)?;
             writer.write_all(row_major.view().as_bytes().unwrap_or_default())?;
         }
     }

@@ -1,5 +1,6 @@
 //! Borrowed arrays, and the only module of this crate with `unsafe`: here pointers become elements and elements pointers.
-//! Memory of our own is in `memory`, the running of kernels in `steps`.
+//! Memory of our own is in `memory`, that of devices and the copies to and from it in `device`, the running of kernels in
+//! `steps`.
 //!
 //! # Invariants
 //!
@@ -9,14 +10,19 @@
 //! * [`Steps`] are checked once: for each operand of each kernel, all bytes that the launch can reach lie inside of the
 //!   buffer that it was bound to, and what is written may be written. They run on arrays of the very places that they
 //!   were bound to. Whatever a planner gets wrong, no byte outside of a caller's array is touched.
+//! * An array of a device has its address there in place of a pointer. It is never accessed here: what reads or writes
+//!   elements refuses such an array or has the device do it.
 //! * Elements are little-endian, as the host is.
 
+mod device;
 mod memory;
 mod steps;
 
+pub(crate) use device::DeviceMemory;
 pub(crate) use memory::Memory;
 pub(crate) use steps::{Binding, Ended, Fit, Overlap, Slot, Steps, Tier};
 
+use crate::device::Device;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::layout::{is_row_major, place, reach_of, shaped, span, vector};
@@ -37,16 +43,18 @@ compile_error!("numfuse reads and writes elements in little-endian order");
 /// [`AsArrayRef`](crate::AsArrayRef) makes one of slices, vectors, scalars, `ndarray` arrays and views of any strides.
 #[derive(Clone)]
 pub struct ArrayRef<'a> {
-    data: Data,
+    data: Data<'a>,
     dtype: DType,
     place: Strided,
     life: PhantomData<&'a [u8]>,
 }
 
 #[derive(Clone, Copy)]
-enum Data {
+enum Data<'a> {
     /// The first element.
     Memory(*const u8),
+    /// The address of the first element on a device, and the memory that it is in.
+    Device(u64, &'a DeviceMemory),
     /// A number that needs no memory.
     Scalar {
         /// As a [`Literal`] of the array's dtype has them: the element comes first.
@@ -58,7 +66,10 @@ enum Data {
 
 /// An array that someone else owns and that a result is written to.
 pub struct ArrayMut<'a> {
+    /// Of an array of a device this is its address there.
     first: *mut u8,
+    /// The memory of a device that it is in; none if it is on the host.
+    memory: Option<&'a DeviceMemory>,
     dtype: DType,
     place: Strided,
     life: PhantomData<&'a mut [u8]>,
@@ -119,6 +130,15 @@ impl<'a> ArrayRef<'a> {
             place: crate::layout::nd_place::<T>(view.shape(), view.strides()),
             life: PhantomData,
         }
+    }
+
+    /// Elements that are the bytes of some memory, which need not be aligned; those of bools are 0 or 1.
+    ///
+    /// # Errors
+    /// If they do not lie inside.
+    pub(crate) fn of_bytes(bytes: &'a [u8], dtype: DType, place: Strided) -> Result<ArrayRef<'a>> {
+        check_inside(bytes.len(), dtype, &place)?;
+        Ok(ArrayRef { data: Data::Memory(bytes.as_ptr()), dtype, place, life: PhantomData })
     }
 
     /// An array from its parts: for other languages' arrays.
@@ -185,7 +205,8 @@ impl<'a> ArrayRef<'a> {
         first.is_aligned().then(|| unsafe { std::slice::from_raw_parts(first, self.len()) })
     }
 
-    /// The elements in row-major order, one at a time; for printing and comparing rather than for computing.
+    /// The elements in row-major order, one at a time; for printing and comparing rather than for computing. None of an
+    /// array on a device: see [`Array::to_host`](crate::Array::to_host).
     pub fn elements(&self) -> impl Iterator<Item = Literal> + use<'_, 'a> {
         let shape = self.shape();
         let mut index: Vec<usize> = vec![0; shape.len()];
@@ -211,7 +232,7 @@ impl<'a> ArrayRef<'a> {
         transposed
     }
 
-    /// The element at an index for each dimension; none if it is out of range.
+    /// The element at an index for each dimension; none if it is out of range, or on a device.
     pub fn get(&self, index: &[usize]) -> Option<Literal> {
         let place = &self.place;
         if index.len() != place.shape.len() || index.iter().zip(&place.shape).any(|(i, n)| *i as u64 >= *n) {
@@ -220,12 +241,50 @@ impl<'a> ArrayRef<'a> {
         let offset = index.iter().zip(&place.strides).map(|(i, s)| *i as isize * s).sum();
         match self.data {
             Data::Scalar { bits, .. } => Some(Literal::from_bits(self.dtype, bits)),
+            Data::Device(..) => None,
             // SAFETY: the index is in range, so the element is one of the array's.
             Data::Memory(first) => Some(unsafe { read(first.offset(offset), self.dtype) }),
         }
     }
 
-    /// The bytes of the elements, if they are in row-major order without gaps and in memory.
+    /// Some of the indices of one dimension: those of the range.
+    ///
+    /// # Errors
+    /// If there is no such dimension or the range is not inside of it.
+    pub fn slice(&self, axis: usize, range: std::ops::Range<usize>) -> Result<ArrayRef<'a>> {
+        let mut part = self.clone();
+        part.data = moved(self.data, slice(&mut part.place, axis, &range)?);
+        Ok(part)
+    }
+
+    /// The same elements seen as an array of a larger shape: dimensions of size 1 are repeated, and new ones come first.
+    ///
+    /// # Errors
+    /// If the shapes do not go together.
+    pub fn broadcast_to(&self, shape: &[usize]) -> Result<ArrayRef<'a>> {
+        let place = crate::layout::broadcast(&self.place, shape)?;
+        Ok(ArrayRef { place, ..self.clone() })
+    }
+
+    /// Where the elements are.
+    pub fn device(&self) -> Device {
+        self.memory().map_or(Device::cpu(), DeviceMemory::device)
+    }
+
+    /// The memory of a device that the elements are in; none if they are on the host.
+    pub(crate) fn memory(&self) -> Option<&'a DeviceMemory> {
+        match self.data {
+            Data::Device(_, memory) => Some(memory),
+            Data::Memory(_) | Data::Scalar { .. } => None,
+        }
+    }
+
+    /// True for a number that needs no memory.
+    pub(crate) fn is_number(&self) -> bool {
+        matches!(self.data, Data::Scalar { .. })
+    }
+
+    /// The bytes of the elements, if they are in row-major order without gaps and in memory of the host.
     pub(crate) fn as_bytes(&self) -> Option<&'a [u8]> {
         let Data::Memory(first) = self.data else { return None };
         if !is_row_major(&self.place, self.dtype.size()) {
@@ -242,14 +301,16 @@ impl<'a> ArrayRef<'a> {
     pub(crate) fn span(&self) -> Option<std::ops::Range<usize>> {
         match self.data {
             Data::Memory(first) => span(first as usize, &self.place, self.dtype),
+            Data::Device(first, _) => span(first as usize, &self.place, self.dtype),
             Data::Scalar { .. } => None,
         }
     }
 
-    /// The first element, wherever it is; to be read as long as this is borrowed.
+    /// The first element, wherever it is; to be read, unless it is on a device, as long as this is borrowed.
     fn first(&self) -> *const u8 {
         match &self.data {
             Data::Memory(first) => *first,
+            Data::Device(first, _) => std::ptr::without_provenance(*first as usize),
             Data::Scalar { bits, .. } => std::ptr::from_ref(bits).cast(),
         }
     }
@@ -260,7 +321,7 @@ impl<'a> ArrayMut<'a> {
     #[inline]
     pub fn from_slice<T: Element>(slice: &'a mut [T]) -> ArrayMut<'a> {
         let place = vector(slice.len(), size_of::<T>());
-        ArrayMut { first: slice.as_mut_ptr().cast(), dtype: T::DTYPE, place, life: PhantomData }
+        ArrayMut { first: slice.as_mut_ptr().cast(), memory: None, dtype: T::DTYPE, place, life: PhantomData }
     }
 
     /// A slice as an array of this shape, in row-major order.
@@ -278,6 +339,7 @@ impl<'a> ArrayMut<'a> {
         let first = view.as_mut_ptr().cast();
         ArrayMut {
             first,
+            memory: None,
             dtype: T::DTYPE,
             place: crate::layout::nd_place::<T>(view.shape(), view.strides()),
             life: PhantomData,
@@ -294,6 +356,31 @@ impl<'a> ArrayMut<'a> {
         Some(unsafe { std::slice::from_raw_parts_mut(self.first.cast(), len) })
     }
 
+    /// As [`ArrayRef::of_bytes`], to write.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn of_bytes(bytes: &'a mut [u8], dtype: DType, place: Strided) -> Result<ArrayMut<'a>> {
+        check_inside(bytes.len(), dtype, &place)?;
+        Ok(ArrayMut { first: bytes.as_mut_ptr(), memory: None, dtype, place, life: PhantomData })
+    }
+
+    /// The first rows and the others. The elements of an array that is written lie apart.
+    ///
+    /// # Errors
+    /// If there are not so many rows, or elements share memory.
+    pub(crate) fn split_rows(mut self, rows: usize) -> Result<(ArrayMut<'a>, ArrayMut<'a>)> {
+        if crate::layout::overlaps_itself(&self.place, self.dtype) {
+            return Err(Error::new(Code::Internal, "a split of an array whose elements share memory"));
+        }
+        let Self { first, memory, dtype, ref place, .. } = self;
+        let mut head = ArrayMut { first, memory, dtype, place: place.clone(), life: PhantomData };
+        let all = head.place.shape.first().map_or(0, |n| *n as usize);
+        slice(&mut head.place, 0, &(0..rows))?;
+        self.first = self.first.wrapping_offset(slice(&mut self.place, 0, &(rows..all))?);
+        Ok((head, self))
+    }
+
     /// An array from its parts: for other languages' arrays.
     ///
     /// # Errors
@@ -306,7 +393,7 @@ impl<'a> ArrayMut<'a> {
     pub unsafe fn from_raw(first: *mut u8, dtype: DType, shape: &[usize], strides: &[isize]) -> Result<ArrayMut<'a>> {
         let place = place(shape, strides)?;
         reach_of(&place, dtype)?;
-        Ok(ArrayMut { first, dtype, place, life: PhantomData })
+        Ok(ArrayMut { first, memory: None, dtype, place, life: PhantomData })
     }
 
     /// The element type.
@@ -326,13 +413,35 @@ impl<'a> ArrayMut<'a> {
 
     /// The same array, to read.
     pub fn as_ref(&self) -> ArrayRef<'_> {
-        let Self { first, dtype, ref place, .. } = *self;
-        ArrayRef { data: Data::Memory(first), dtype, place: place.clone(), life: PhantomData }
+        let Self { first, memory, dtype, ref place, .. } = *self;
+        let data = memory.map_or(Data::Memory(first), |memory| Data::Device(first as u64, memory));
+        ArrayRef { data, dtype, place: place.clone(), life: PhantomData }
     }
 
     /// The same array for a shorter time.
     pub fn reborrow(&mut self) -> ArrayMut<'_> {
-        ArrayMut { first: self.first, dtype: self.dtype, place: self.place.clone(), life: PhantomData }
+        let Self { first, memory, dtype, ref place, .. } = *self;
+        ArrayMut { first, memory, dtype, place: place.clone(), life: PhantomData }
+    }
+
+    /// Some of the indices of one dimension: those of the range.
+    ///
+    /// # Errors
+    /// If there is no such dimension or the range is not inside of it.
+    pub fn slice(&mut self, axis: usize, range: std::ops::Range<usize>) -> Result<ArrayMut<'_>> {
+        let mut part = self.reborrow();
+        part.first = part.first.wrapping_offset(slice(&mut part.place, axis, &range)?);
+        Ok(part)
+    }
+
+    /// Where the elements are.
+    pub fn device(&self) -> Device {
+        self.memory.map_or(Device::cpu(), DeviceMemory::device)
+    }
+
+    /// The memory of a device that the elements are in; none if they are on the host.
+    pub(crate) fn memory(&self) -> Option<&DeviceMemory> {
+        self.memory
     }
 
     pub(crate) fn place(&self) -> &Strided {
@@ -352,7 +461,11 @@ impl<'a> ArrayMut<'a> {
             return Ok(());
         }
         let size = self.dtype.size();
+        if self.memory.is_some() {
+            return device::copy(self, from);
+        }
         let source = match from.data {
+            Data::Device(..) => return device::copy(self, from),
             Data::Memory(first) => first,
             Data::Scalar { bits, .. } => {
                 // SAFETY: a scalar has one element, at `first`; the value has its dtype.
@@ -400,6 +513,37 @@ impl fmt::Debug for ArrayRef<'_> {
 impl fmt::Debug for ArrayMut<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{:?}", self.dtype, self.shape())
+    }
+}
+
+/// An error if an array that begins with some memory does not lie inside of it.
+fn check_inside(bytes: usize, dtype: DType, place: &Strided) -> Result<()> {
+    match reach_of(place, dtype)? {
+        (0, high) if high as usize <= bytes => Ok(()),
+        _ => Err(Error::new(Code::Internal, format!("an array of shape {:?} in {bytes} bytes", place.shape))),
+    }
+}
+
+/// Cuts a dimension down to a range of its indices; returns how many bytes the first element moves.
+fn slice(place: &mut Strided, axis: usize, range: &std::ops::Range<usize>) -> Result<isize> {
+    let inside = |size: &u64| range.start <= range.end && range.end as u64 <= *size;
+    let Some(size) = place.shape.get_mut(axis) else {
+        return Err(Error::new(Code::Axis, format!("axis {axis} of an array of {} dimensions", place.strides.len())));
+    };
+    if !inside(size) {
+        return Err(Error::new(Code::Index, format!("indices {range:?} of a dimension of {size}")));
+    }
+    *size = range.len() as u64;
+    // An array without elements is nowhere.
+    Ok(if place.shape.contains(&0) { 0 } else { place.strides[axis] * range.start as isize })
+}
+
+/// Where a first element is after it has moved by so many bytes.
+fn moved(data: Data<'_>, by: isize) -> Data<'_> {
+    match data {
+        Data::Memory(first) => Data::Memory(first.wrapping_offset(by)),
+        Data::Device(first, memory) => Data::Device(first.wrapping_add_signed(by as i64), memory),
+        Data::Scalar { .. } => data,
     }
 }
 

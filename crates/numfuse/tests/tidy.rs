@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("lang", &["core"]),
     ("cpu", &["core"]),
     ("cuda", &["core"]),
-    ("numfuse", &["core", "lang", "cpu"]),
+    ("numfuse", &["core", "lang", "cpu", "cuda"]),
     ("cli", &["numfuse"]),
     ("python", &["numfuse"]),
 ];

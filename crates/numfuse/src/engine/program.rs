@@ -6,8 +6,8 @@
 //!
 //! Invariant: a variant or call, once made, never changes; finding one takes no lock.
 
-use super::Shared;
 use super::recent::Recent;
+use super::{Shared, device};
 use crate::error::{Error, Result};
 use crate::expr::{Input, Recipe, Size};
 use crate::view::{ArrayMut, ArrayRef, Binding, Fit, Slot, Steps};
@@ -134,11 +134,18 @@ impl Program {
 
     /// Binds sizes to a plan, one that is there or a new one.
     fn new_call(&self, shared: &Shared, inputs: &[&ArrayRef<'_>], given: Option<&[ArrayMut<'_>]>) -> Result<Call> {
+        device::check_devices(shared, self, inputs, given)?;
+        let (variant, sizes) = self.variant(shared, inputs)?;
+        Call::new(shared, variant, &sizes, inputs, given)
+    }
+
+    /// The plan for the sizes of these arrays, and the sizes of all of its dimensions.
+    pub fn variant(&self, shared: &Shared, inputs: &[&ArrayRef<'_>]) -> Result<(Arc<Variant>, Vec<u64>)> {
         let symbols = self.symbols(inputs)?;
         for variant in self.variants.get().iter() {
             let sizes = variant.plan.graph.dims.sizes(&symbols);
             match variant.plan.graph.dims.check(&sizes) {
-                Ok(()) => return Call::new(shared, variant.clone(), &sizes, inputs, given),
+                Ok(()) => return Ok((variant.clone(), sizes)),
                 Err(Unmet::Respecialize) => {}
                 Err(Unmet::Error(error)) => return Err(Error::from(*error)),
             }
@@ -146,12 +153,21 @@ impl Program {
         let variant = self.add_variant(shared, Some(symbols.clone()))?;
         let sizes = variant.plan.graph.dims.sizes(&symbols);
         match variant.plan.graph.dims.check(&sizes) {
-            Ok(()) => Call::new(shared, variant, &sizes, inputs, given),
+            Ok(()) => Ok((variant, sizes)),
             Err(Unmet::Error(error)) => Err(Error::from(*error)),
             Err(Unmet::Respecialize) => {
                 Err(Error::new(Code::Internal, "a plan does not fit the sizes it was made for"))
             }
         }
+    }
+
+    /// True if the sizes of these arrays go together.
+    pub fn takes(&self, inputs: &[&ArrayRef<'_>]) -> bool {
+        let Ok(symbols) = self.symbols(inputs) else { return false };
+        self.variants.get().iter().all(|variant| {
+            let sizes = variant.plan.graph.dims.sizes(&symbols);
+            !matches!(variant.plan.graph.dims.check(&sizes), Err(Unmet::Error(_)))
+        })
     }
 
     fn add_variant(&self, shared: &Shared, hints: Option<Vec<u64>>) -> Result<Arc<Variant>> {
@@ -236,6 +252,9 @@ impl Call {
         let bindings = inputs.iter().map(|input| Binding::new(input.dtype(), input.place().clone()));
         let bindings = bindings.collect::<Result<_>>()?;
         let mut steps = Steps::new(bindings, outputs, new_arrays, copies, slots(plan, &places)?, &plan.guards)?;
+        if let Some(backend) = shared.device.backend() {
+            steps.set_device(backend, inputs, given);
+        }
         limit("temporaries", steps.arena_bytes(), shared.limits.temp_bytes)?;
         // The first of the steps that the one before, which is not left out, may run together with.
         let mut group = None;
@@ -247,10 +266,12 @@ impl Call {
             let before = group.replace(step.together.unwrap_or(i));
             let buffers = step.operands.iter().map(|o| o.buffer);
             match step.specialize(&bound.launch) {
+                Work::Kernel(kernel) if !shared.device.is_cpu() => steps.push_on_device(kernel, bound, buffers)?,
                 Work::Kernel(kernel) => {
                     let tier = shared.code.get(&kernel)?;
                     steps.push(&kernel, tier, bound, buffers, before == group)?;
                 }
+                Work::Matmul(_) if !shared.device.is_cpu() => return Err(no_products()),
                 Work::Matmul(dtype) => steps.push_matmul(dtype, shared.code.compiler().is_some(), bound, buffers)?,
             }
         }
@@ -258,7 +279,15 @@ impl Call {
     }
 }
 
-fn check_output(n: usize, given: &ArrayMut<'_>, dtype: DType, place: &Strided) -> Result<()> {
+/// The error of a product of matrices on a device.
+#[cold]
+fn no_products() -> Error {
+    let error = Diagnostic::new(Code::DeviceUnsupported, "products of matrices do not run on CUDA devices yet");
+    error.hint("an engine without a device computes them").into()
+}
+
+/// An error if an output is not one for a result of this dtype and place.
+pub(super) fn check_output(n: usize, given: &ArrayMut<'_>, dtype: DType, place: &Strided) -> Result<()> {
     let title = if n == 0 { "the output".to_owned() } else { format!("output {n}") };
     if given.dtype() != dtype {
         let error = Diagnostic::new(Code::Output, format!("{title} is of {}, the result is of {dtype}", given.dtype()));
@@ -278,7 +307,8 @@ fn check_output(n: usize, given: &ArrayMut<'_>, dtype: DType, place: &Strided) -
     Ok(())
 }
 
-fn limit(what: &str, bytes: usize, limit: usize) -> Result<()> {
+/// An error if something takes more bytes than it may.
+pub(super) fn limit(what: &str, bytes: usize, limit: usize) -> Result<()> {
     if bytes <= limit {
         return Ok(());
     }

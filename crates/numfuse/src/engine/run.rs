@@ -5,9 +5,9 @@
 //!
 //! Invariant: results are handed out only after every step has run and every guard has been looked at.
 
-use super::Shared;
 use super::limits::{CancelToken, Flag};
 use super::program::{Call, Program};
+use super::{Shared, device};
 use crate::array::Array;
 use crate::env::AsArrayRef;
 use crate::error::{Error, Result};
@@ -29,7 +29,10 @@ pub(crate) fn run(
     token: Option<&CancelToken>,
 ) -> Result<Results> {
     let flag = Flag::new(token, shared.limits.time);
-    let results = program.with_call(shared, inputs, None, |call, fit| steps(shared, call, fit, &flag));
+    let results = match shared.device.backend() {
+        None => program.with_call(shared, inputs, None, |call, fit| steps(shared, call, fit, &flag)),
+        Some(backend) => device::run(shared, backend, program, inputs, &flag),
+    };
     results.map_err(|error| error.with_text(program.text.as_ref()))
 }
 
@@ -44,8 +47,25 @@ pub(crate) fn run_into(
     token: Option<&CancelToken>,
 ) -> Result<()> {
     let flag = Flag::new(token, shared.limits.time);
+    match shared.device.backend() {
+        None => run_into_here(shared, program, known, inputs, outputs, &flag),
+        Some(backend) => device::run_into(shared, backend, program, known, inputs, outputs, &flag),
+    }
+    .map_err(|error| error.with_text(program.text.as_ref()))
+}
+
+/// As [`run_into`], where all arrays are where the engine computes.
+#[inline]
+pub(super) fn run_into_here(
+    shared: &Shared,
+    program: &Program,
+    known: Option<&Call>,
+    inputs: &[&ArrayRef<'_>],
+    outputs: &mut [ArrayMut<'_>],
+    flag: &Flag<'_>,
+) -> Result<()> {
     let into = |call: &Call, fit: Fit<'_, '_>| match fit.overlap() {
-        Overlap::Apart | Overlap::InPlace => steps(shared, call, fit, &flag).map(|_| true),
+        Overlap::Apart | Overlap::InPlace => steps(shared, call, fit, flag).map(|_| true),
         Overlap::Inputs => Ok(false),
         Overlap::Outputs => {
             let error = Diagnostic::new(Code::Output, "two outputs share memory");
@@ -58,10 +78,9 @@ pub(crate) fn run_into(
     };
     match done {
         Ok(true) => Ok(()),
-        Ok(false) => run_with_copies(shared, program, inputs, outputs, &flag),
+        Ok(false) => run_with_copies(shared, program, inputs, outputs, flag),
         Err(error) => Err(error),
     }
-    .map_err(|error| error.with_text(program.text.as_ref()))
 }
 
 /// Evaluates a program into arrays of the caller, with copies of the inputs that share memory with them.
@@ -85,10 +104,13 @@ fn run_with_copies(
     program.with_call(shared, &inputs, Some(outputs), |call, fit| steps(shared, call, fit, flag).map(|_| ()))
 }
 
+/// Runs the steps of a call.
 #[inline]
-fn steps(shared: &Shared, call: &Call, fit: Fit<'_, '_>, flag: &Flag<'_>) -> Result<Results> {
+pub(super) fn steps(shared: &Shared, call: &Call, fit: Fit<'_, '_>, flag: &Flag<'_>) -> Result<Results> {
     let options = RunOptions { threads: shared.threads, cancel: flag.get() };
-    fit.run(&options, || !flag.is_set()).map_err(|ended| match ended {
+    let go_on = || !flag.is_set();
+    let ran = if shared.device.is_cpu() { fit.run(&options, go_on) } else { fit.run_on_device(go_on) };
+    ran.map_err(|ended| match ended {
         Ended::Failed(error) => error,
         Ended::Guard(n) => call.variant.plan.graph.guards[n].error.clone().into(),
         Ended::Cancelled => stopped(flag),

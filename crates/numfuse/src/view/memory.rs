@@ -11,6 +11,7 @@ use numfuse_core::plan::Strided;
 use numfuse_cpu::{AlignedBuffer, BufferPool};
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// Memory of an owned array or of temporaries, aligned to 64 bytes.
 pub(crate) struct Memory {
@@ -88,6 +89,13 @@ impl Memory {
         }
     }
 
+    /// The bytes, to be initialised.
+    pub(super) fn uninit_bytes(&mut self) -> &mut [MaybeUninit<u8>] {
+        let (first, len) = (self.first(), self.len);
+        // SAFETY: the buffer has `len` bytes, and it is ours alone; whatever they are, they may be uninitialised.
+        unsafe { std::slice::from_raw_parts_mut(first.cast(), len) }
+    }
+
     /// An array in this memory, at byte strides from its start; all of its elements have been written.
     ///
     /// # Panics
@@ -100,7 +108,7 @@ impl Memory {
     /// As [`Memory::array`], to write; nothing need have been written.
     pub fn array_mut(&mut self, dtype: DType, place: &Strided) -> ArrayMut<'_> {
         self.check(dtype, place);
-        ArrayMut { first: self.first(), dtype, place: place.clone(), life: PhantomData }
+        ArrayMut { first: self.first(), memory: None, dtype, place: place.clone(), life: PhantomData }
     }
 
     #[inline]

@@ -7,6 +7,8 @@
 //! Invariants: an operand that is written is bound to an output or to a part of the arena. Offsets of all operands lie
 //! inside of their buffers, as far as the launch reaches; see [`Operand`].
 
+mod device;
+
 use super::{ArrayMut, ArrayRef, Data, Memory};
 use crate::array::Array;
 use crate::error::{Error, Result, cpu_error};
@@ -37,6 +39,8 @@ pub(crate) struct Steps {
     arena_bytes: usize,
     steps: Vec<Step>,
     nanoseconds: f64,
+    /// Where they run, if it is not on the host.
+    device: Option<Box<device::Target>>,
 }
 
 /// About how many nanoseconds the interpreter takes for an instruction and an element.
@@ -88,9 +92,15 @@ struct Step {
 
 enum Runner {
     Compiled(Prepared),
-    Interpreted { kernel: Arc<Kernel>, launch: Launch, params: SmallVec<[Literal; 4]> },
+    Interpreted {
+        kernel: Arc<Kernel>,
+        launch: Launch,
+        params: SmallVec<[Literal; 4]>,
+    },
     Matmul(Matmul),
     InterpretedMatmul(DType, Launch),
+    /// On a device.
+    Launched(Box<device::Launched>),
 }
 
 struct Operand {
@@ -206,7 +216,8 @@ impl Steps {
         }
         let guards = guards.into();
         let (steps, nanoseconds) = (Vec::new(), 0.0);
-        Ok(Steps { inputs, outputs, new_arrays, copies, buffers, guards, arena_bytes, steps, nanoseconds })
+        let device = None;
+        Ok(Steps { inputs, outputs, new_arrays, copies, buffers, guards, arena_bytes, steps, nanoseconds, device })
     }
 
     /// The dtype and shape of each output.
@@ -354,12 +365,17 @@ impl Steps {
                 None => self.new_arrays,
                 Some(outputs) => {
                     self.outputs.len() == outputs.len()
+                        && (self.device.is_some() || outputs.iter().all(|output| output.memory.is_none()))
                         && self
                             .outputs
                             .iter()
                             .zip(outputs.iter())
                             .all(|(b, output)| b.fits(output.dtype, &output.place))
                 }
+            }
+            && match &self.device {
+                None => inputs.iter().all(|input| !matches!(input.data, Data::Device(..))),
+                Some(device) => device.fits(inputs, outputs.as_deref()),
             };
         fits.then_some(Fit { steps: self, inputs, outputs })
     }
@@ -440,8 +456,8 @@ impl Fit<'_, '_> {
                 }
             }
             for (binding, input) in self.steps.inputs.iter().zip(self.inputs) {
-                if let Data::Memory(first) = input.data {
-                    apart &= !overlap(&span, &binding.span(first));
+                if !matches!(input.data, Data::Scalar { .. }) {
+                    apart &= !overlap(&span, &binding.span(input.first()));
                 }
             }
         }
@@ -455,8 +471,11 @@ impl Fit<'_, '_> {
     /// place that it writes.
     fn runs_in_place(&self) -> bool {
         let [step] = self.steps.steps.as_slice() else { return false };
-        let (Runner::Compiled(prepared), []) = (&step.code, self.steps.copies.as_slice()) else { return false };
-        let layouts = &prepared.launch().layouts;
+        let layouts = match (&step.code, self.steps.copies.as_slice()) {
+            (Runner::Compiled(prepared), []) => prepared.launch().layouts.as_slice(),
+            (Runner::Launched(launched), []) => launched.layouts(),
+            _ => return false,
+        };
         let place = |operand: &Operand| {
             let first = self.given(operand.buffer)? as usize;
             let at = |offset| first.wrapping_add_signed(offset);
@@ -550,6 +569,7 @@ impl Fit<'_, '_> {
                 Runner::InterpretedMatmul(dtype, launch) => {
                     interpret(step, pointers, |memory| interp::matmul(*dtype, launch, memory))?;
                 }
+                Runner::Launched(_) => return Err(broken("a step of a device").into()),
             }
         }
         for (n, guard) in steps.guards.iter().enumerate() {
@@ -562,7 +582,14 @@ impl Fit<'_, '_> {
         for (memory, binding) in results.into_iter().zip(&steps.outputs) {
             arrays.push(Array::of_memory(memory, binding.dtype, copy(&binding.place)));
         }
-        for (from, to) in &steps.copies {
+        self.copy_outputs(&mut arrays)?;
+        Ok(arrays)
+    }
+
+    /// Makes those outputs, or new arrays, that are copies of others.
+    #[inline]
+    fn copy_outputs(&mut self, arrays: &mut [Array]) -> Result<()> {
+        for (from, to) in &self.steps.copies {
             match &mut self.outputs {
                 Some(outputs) => {
                     let (before, after) = outputs.split_at_mut(*to);
@@ -574,7 +601,7 @@ impl Fit<'_, '_> {
                 }
             }
         }
-        Ok(arrays)
+        Ok(())
     }
 }
 

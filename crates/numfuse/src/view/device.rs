@@ -1,0 +1,204 @@
+//! Arrays in the memory of a device: memory of our own there, and every copy to, from and on a device.
+//!
+//! Invariants: what is on a device is reached through kernels and copies of its stream only; its address is never
+//! accessed. All elements of an array lie inside of its [`DeviceMemory`], as those of an array of the host do.
+
+use super::{ArrayMut, ArrayRef, Data, Memory};
+use crate::array::Array;
+use crate::device::Device;
+use crate::error::{Error, Result, cuda_error};
+use crate::layout::{is_row_major, reach_of};
+use numfuse_core::diagnostic::Code;
+use numfuse_core::dtype::DType;
+use numfuse_core::kernel::{Builder, Level, Nest, Role, StageKind};
+use numfuse_core::launch::{Launch, Layout};
+use numfuse_core::plan::Strided;
+use numfuse_cuda::Backend;
+use numfuse_cuda::driver::{Pinned, Stream};
+use smallvec::smallvec;
+use std::marker::PhantomData;
+
+/// Memory of arrays on a device.
+pub(crate) struct DeviceMemory {
+    memory: numfuse_cuda::driver::Memory,
+    backend: Backend,
+}
+
+impl DeviceMemory {
+    /// Memory that is not initialised, for work that is given to the device from now on.
+    #[inline]
+    pub fn uninit(backend: &Backend, bytes: usize) -> Result<DeviceMemory> {
+        DeviceMemory::uninit_on(backend.stream(), backend, bytes)
+    }
+
+    /// The same for work of another stream of the device.
+    #[inline]
+    pub fn uninit_on(stream: &Stream, backend: &Backend, bytes: usize) -> Result<DeviceMemory> {
+        let memory = stream.allocate(bytes).map_err(cuda_error)?;
+        Ok(DeviceMemory { memory, backend: backend.clone() })
+    }
+
+    /// The device.
+    pub fn device(&self) -> Device {
+        Device::of_backend(self.backend.clone())
+    }
+
+    /// Which of the CUDA devices it is.
+    #[inline]
+    pub fn device_index(&self) -> usize {
+        self.backend.device().index()
+    }
+
+    /// The address of the first byte.
+    #[inline]
+    pub fn address(&self) -> u64 {
+        self.memory.address()
+    }
+
+    /// Has what this memory was used for come before what the stream is given from now on.
+    #[inline]
+    pub(super) fn used_on(&self, stream: &Stream) -> Result<()> {
+        self.memory.used_on(stream).map_err(cuda_error)
+    }
+
+    /// An array in this memory, at byte strides from its start; all of its elements have been written.
+    pub fn array(&self, dtype: DType, place: &Strided) -> ArrayRef<'_> {
+        self.check(dtype, place);
+        ArrayRef { data: Data::Device(self.address(), self), dtype, place: place.clone(), life: PhantomData }
+    }
+
+    /// As [`DeviceMemory::array`], to write; nothing need have been written.
+    pub fn array_mut(&mut self, dtype: DType, place: &Strided) -> ArrayMut<'_> {
+        self.check(dtype, place);
+        let first = std::ptr::without_provenance_mut(self.address() as usize);
+        ArrayMut { first, memory: Some(self), dtype, place: place.clone(), life: PhantomData }
+    }
+
+    /// As [`DeviceMemory::array`], so many bytes from the start.
+    ///
+    /// # Errors
+    /// If it does not lie inside.
+    pub fn array_at(&self, at: usize, dtype: DType, place: &Strided) -> Result<ArrayRef<'_>> {
+        super::check_inside(self.memory.len().saturating_sub(at), dtype, place)?;
+        let data = Data::Device(self.address() + at as u64, self);
+        Ok(ArrayRef { data, dtype, place: place.clone(), life: PhantomData })
+    }
+
+    /// Copies pinned memory to the beginning of this one, when a stream gets there.
+    pub fn upload(&self, stream: &Stream, from: &mut Pinned) -> Result<()> {
+        let bytes = from.len().min(self.memory.len());
+        stream.upload_pinned(&self.memory, 0, from, 0..bytes).map_err(cuda_error)
+    }
+
+    /// Copies all of it to pinned memory, when a stream gets there.
+    pub fn download(&self, stream: &Stream, into: &mut Pinned, at: usize) -> Result<()> {
+        stream.download_pinned(&self.memory, 0..self.memory.len(), into, at).map_err(cuda_error)
+    }
+
+    fn check(&self, dtype: DType, place: &Strided) {
+        let inside = matches!(reach_of(place, dtype), Ok((0, high)) if high <= self.memory.len() as isize);
+        assert!(inside, "an array of shape {:?} in {} bytes of a device", place.shape, self.memory.len());
+    }
+
+    /// How far an address is from the first byte.
+    fn offset(&self, address: u64) -> usize {
+        address.wrapping_sub(self.address()) as usize
+    }
+
+    /// Copies one byte of the memory to the host, when what was given to the device is done.
+    pub(super) fn read_byte(&self, at: usize) -> Result<u8> {
+        let mut byte = [0];
+        self.backend.stream().download(&self.memory, at, &mut byte).map_err(cuda_error)?;
+        Ok(byte[0])
+    }
+}
+
+/// Copies the elements of an array of the same dtype and shape; one of the two at least is on a device. They do not
+/// overlap. Copies on a device do not wait, all others do.
+#[cold]
+pub(super) fn copy(to: &mut ArrayMut<'_>, from: &ArrayRef<'_>) -> Result<()> {
+    let size = to.dtype.size();
+    let packed = |place: &Strided| is_row_major(place, size);
+    let bytes = size * from.len();
+    match (to.memory, from.data) {
+        (Some(target), Data::Device(address, source)) if target.device_index() == source.device_index() => {
+            let stream = target.backend.stream();
+            if packed(&to.place) && packed(&from.place) {
+                let (at, start) = (target.offset(to.first as u64), source.offset(address));
+                return stream.copy(&target.memory, at, &source.memory, start..start + bytes).map_err(cuda_error);
+            }
+            copy_elements(to, target, from, address, source)
+        }
+        (Some(target), Data::Memory(_) | Data::Scalar { .. }) => {
+            if !packed(&to.place) {
+                return to.copy_from(&Array::copy_to(from, &target.device())?.view());
+            }
+            let number = match from.data {
+                Data::Scalar { bits, .. } => Some(bits.to_le_bytes()),
+                Data::Memory(_) | Data::Device(..) => None,
+            };
+            let at = target.offset(to.first as u64);
+            let upload = |bytes: &[u8]| target.backend.stream().upload(&target.memory, at, bytes).map_err(cuda_error);
+            match (number, from.as_bytes()) {
+                (Some(number), _) => upload(&number[..size]),
+                (None, Some(bytes)) => upload(bytes),
+                (None, None) => upload(Array::copy_of(from)?.view().as_bytes().unwrap_or_default()),
+            }
+        }
+        // To the host, or to another device by way of the host.
+        (_, Data::Device(address, source)) => {
+            if !packed(&from.place) {
+                return to.copy_from(&Array::copy_of(from)?.view());
+            }
+            let mut memory = Memory::uninit(bytes)?;
+            let stream = source.backend.stream();
+            stream
+                .download_uninit(&source.memory, source.offset(address), memory.uninit_bytes())
+                .map_err(cuda_error)?;
+            let place = Strided::row_major(&from.place.shape, from.dtype)?;
+            to.copy_from(&memory.array(from.dtype, &place))
+        }
+        (None, Data::Memory(_) | Data::Scalar { .. }) => {
+            Err(Error::new(Code::Internal, "a copy on the host was given to a device"))
+        }
+    }
+}
+
+/// Copies between two arrays of one device, of any strides, by a kernel.
+fn copy_elements(
+    to: &ArrayMut<'_>,
+    target: &DeviceMemory,
+    from: &ArrayRef<'_>,
+    address: u64,
+    source: &DeviceMemory,
+) -> Result<()> {
+    if from.is_empty() {
+        return Ok(());
+    }
+    let mut builder = Builder::kernel(Nest::Rows);
+    let [input, output] = [Role::In, Role::Out].map(|role| builder.operand(to.dtype, role, Level::Inner));
+    builder.stage(StageKind::Loop);
+    let element = builder.load(input);
+    builder.store(output, element);
+    let mut kernel = builder.finish();
+    let layout = |place: &Strided| Layout { inner: place.strides.iter().copied().collect(), ..Layout::default() };
+    let mut launch = Launch {
+        inner: to.place.shape.iter().map(|n| *n as usize).collect(),
+        layouts: vec![layout(&from.place), layout(&to.place)],
+        ..Launch::default()
+    };
+    launch.canonicalize(&kernel);
+    let access: smallvec::SmallVec<[_; 2]> = launch.access(&kernel).collect();
+    for (operand, access) in kernel.operands.iter_mut().zip(access) {
+        operand.access = access;
+    }
+    let addresses: smallvec::SmallVec<[u64; 2]> = smallvec![address, to.first as u64];
+    let backend = &target.backend;
+    let prepared = backend.prepare(&kernel, &launch, &addresses).map_err(cuda_error)?;
+    let workspace = backend.stream().allocate(prepared.workspace() as usize).map_err(cuda_error)?;
+    source.used_on(backend.stream())?;
+    target.used_on(backend.stream())?;
+    // SAFETY: each launch reaches the elements of the two arrays, which are in memory of this device that is given back in
+    // the order of its stream; the caller promises that they do not overlap.
+    unsafe { prepared.run(backend.stream(), &addresses, &[], workspace.address()) }.map_err(cuda_error)
+}

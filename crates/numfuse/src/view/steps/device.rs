@@ -1,0 +1,272 @@
+//! Steps on a device. They are checked like those of the host; what differs is that an address takes the place of each
+//! pointer, that nothing waits for a step, and that plain numbers are arguments of the kernels, since they have no address.
+//!
+//! Invariant: steps of a device run on arrays of that device only, whose addresses are aligned as those they were bound to.
+
+use super::{Ended, Fit, Operand, Role, Runner, Slot, Step, Steps, Use, broken, folds_only};
+use crate::array::Array;
+use crate::error::{Result, cuda_error};
+use crate::layout::copy;
+use crate::view::{ArrayMut, ArrayRef, Data, DeviceMemory};
+use numfuse_core::kernel::{Inst, Kernel};
+use numfuse_core::launch::Layout;
+use numfuse_core::plan::{Bound, BufferId};
+use numfuse_cuda::{Backend, Prepared};
+use smallvec::SmallVec;
+
+/// What steps know of the device that they are bound to.
+pub(super) struct Target {
+    backend: Backend,
+    /// How each input lies there.
+    inputs: SmallVec<[Lie; 4]>,
+    outputs: SmallVec<[Lie; 2]>,
+    /// Bytes that kernels need besides the arena, one after the other.
+    workspace: usize,
+}
+
+/// What of an array's address is part of what is bound.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lie {
+    /// A number, which has none.
+    Number,
+    /// The address, up to multiples of [`ALIGNMENT`].
+    Low(u8),
+    /// It is on the host.
+    Elsewhere,
+}
+
+/// The bytes of the widest load.
+const ALIGNMENT: u64 = 16;
+/// Where the arena's parts and the workspace begin: a multiple of this.
+const ARENA: usize = 256;
+
+/// A kernel on a device, ready to run.
+pub(super) struct Launched {
+    prepared: Prepared,
+    /// The inputs that are parameters, after those of the plan.
+    numbers: SmallVec<[u32; 2]>,
+    /// Of each operand.
+    layouts: Vec<Layout>,
+}
+
+impl Lie {
+    fn at(address: u64) -> Lie {
+        Lie::Low((address % ALIGNMENT) as u8)
+    }
+
+    #[inline]
+    fn of(array: &ArrayRef<'_>) -> Lie {
+        match array.data {
+            Data::Device(first, _) => Lie::at(first),
+            Data::Scalar { .. } => Lie::Number,
+            Data::Memory(_) => Lie::Elsewhere,
+        }
+    }
+
+    #[inline]
+    fn of_output(array: &ArrayMut<'_>) -> Lie {
+        if array.memory.is_some() { Lie::at(array.first as u64) } else { Lie::Elsewhere }
+    }
+
+    /// An address that lies like this.
+    fn example(self) -> u64 {
+        match self {
+            Lie::Low(low) => low.into(),
+            Lie::Number | Lie::Elsewhere => 0,
+        }
+    }
+}
+
+impl Target {
+    /// True if arrays lie as those that were bound.
+    #[inline]
+    pub(super) fn fits(&self, inputs: &[&ArrayRef<'_>], outputs: Option<&[ArrayMut<'_>]>) -> bool {
+        self.inputs.iter().zip(inputs).all(|(lie, input)| *lie == Lie::of(input))
+            && match outputs {
+                None => self.outputs.iter().all(|lie| *lie == Lie::Low(0)),
+                Some(outputs) => self.outputs.iter().zip(outputs).all(|(lie, output)| *lie == Lie::of_output(output)),
+            }
+    }
+}
+
+impl Steps {
+    /// Has steps that are added run on a device; inputs, and outputs if there are any, are there, or numbers.
+    pub fn set_device(&mut self, backend: &Backend, inputs: &[&ArrayRef<'_>], outputs: Option<&[ArrayMut<'_>]>) {
+        let outputs = match outputs {
+            Some(outputs) => outputs.iter().map(Lie::of_output).collect(),
+            None => self.outputs.iter().map(|_| Lie::Low(0)).collect(),
+        };
+        let inputs = inputs.iter().map(|input| Lie::of(input)).collect();
+        self.device = Some(Box::new(Target { backend: backend.clone(), inputs, outputs, workspace: 0 }));
+    }
+
+    /// Adds a kernel with a launch of it, which runs on these buffers on the device.
+    pub fn push_on_device(
+        &mut self,
+        kernel: Kernel,
+        bound: Bound,
+        buffers: impl Iterator<Item = BufferId>,
+    ) -> Result<()> {
+        let Some(target) = &self.device else { return Err(broken("there is no device")) };
+        let backend = target.backend.clone();
+        let slots: SmallVec<[(BufferId, Slot); 8]> =
+            buffers.map(|id| Some((id, *self.buffers.get(id.index())?))).collect::<Option<_>>().unwrap_or_default();
+        if slots.len() != kernel.operands.len() || bound.offsets.len() != slots.len() {
+            return Err(broken("operand count"));
+        }
+        let is_number = |slot: Slot| matches!(slot, Slot::Input(n) if target.inputs[n as usize] == Lie::Number);
+        let lie = |slot: Slot| match slot {
+            Slot::Input(n) => target.inputs[n as usize],
+            Slot::Output(n) => target.outputs[n as usize],
+            Slot::Temp { .. } => Lie::Low(0),
+        };
+        let Bound { mut launch, offsets, params, .. } = bound;
+        let (mut kernel, mut numbers, mut kept) = (kernel, SmallVec::new(), SmallVec::<[usize; 8]>::new());
+        for (n, (_, slot)) in slots.iter().enumerate() {
+            match *slot {
+                Slot::Input(input) if is_number(*slot) => numbers.push(input),
+                _ => kept.push(n),
+            }
+        }
+        if !numbers.is_empty() {
+            kernel = with_parameters(&kernel, |n| is_number(slots[n].1));
+            launch.layouts = kept.iter().map(|n| launch.layouts[*n].clone()).collect();
+        }
+        let mut operands: SmallVec<[Operand; 6]> = SmallVec::new();
+        let mut addresses: SmallVec<[u64; 8]> = SmallVec::new();
+        for (m, (operand, layout)) in kernel.operands.iter().zip(&launch.layouts).enumerate() {
+            let ((buffer, slot), offset) = (slots[kept[m]], offsets[kept[m]]);
+            let how = Use {
+                level: operand.level,
+                size: operand.dtype.size(),
+                writes: operand.role == Role::Out,
+                folds_only: !launch.reduced.is_empty() && folds_only(&kernel, m as u32),
+            };
+            let operand = self.operand(buffer, offset, &launch, layout, how)?;
+            // Of an operand that reaches nothing any address will do, and one that is aligned serves best.
+            let reaches = operand.low < operand.high;
+            addresses.push(if reaches { lie(slot).example().wrapping_add_signed(offset as i64) } else { 0 });
+            operands.push(Operand { offset: if reaches { offset } else { 0 }, ..operand });
+        }
+        let prepared = backend.prepare(&kernel, &launch, &addresses).map_err(cuda_error)?;
+        if let Some(target) = &mut self.device {
+            target.workspace = target.workspace.max(prepared.workspace() as usize);
+        }
+        let is_map = kernel.reductions.is_empty() && kernel.scratch.is_empty();
+        let params = params.iter().map(|p| p.bits()).collect();
+        let code = Runner::Launched(Box::new(Launched { prepared, numbers, layouts: launch.layouts }));
+        self.steps.push(Step { code, operands, params, is_map, joins: false });
+        Ok(())
+    }
+}
+
+/// A kernel in which some inputs are parameters, which come after those that it has.
+fn with_parameters(kernel: &Kernel, is_parameter: impl Fn(usize) -> bool) -> Kernel {
+    let mut changed = kernel.clone();
+    let mut new = Vec::new();
+    changed.operands.clear();
+    for (n, operand) in kernel.operands.iter().enumerate() {
+        if is_parameter(n) {
+            new.push(Inst::Param(changed.params.len() as u32));
+            changed.params.push(operand.dtype);
+        } else {
+            new.push(Inst::Load(changed.operands.len() as u32));
+            changed.operands.push(operand.clone());
+        }
+    }
+    for data in &mut changed.insts {
+        if let Inst::Load(n) = data.inst {
+            data.inst = new[n as usize];
+        } else if let Inst::Store(n, _) = &mut data.inst
+            && let Inst::Load(at) = new[*n as usize]
+        {
+            *n = at;
+        }
+    }
+    changed
+}
+
+impl Launched {
+    /// Where each operand lies.
+    pub(super) fn layouts(&self) -> &[Layout] {
+        &self.layouts
+    }
+}
+
+impl Fit<'_, '_> {
+    /// As [`Fit::run`], on the device that the steps are bound to. Results are there when the device has done what it was
+    /// given; only guards are waited for.
+    pub fn run_on_device(mut self, go_on: impl Fn() -> bool) -> Result<SmallVec<[Array; 1]>, Ended> {
+        let steps = self.steps;
+        let Some(target) = steps.device.as_deref() else { return Err(broken("there is no device").into()) };
+        let (backend, stream) = (&target.backend, target.backend.stream());
+        let memories = self.inputs.iter().filter_map(|input| input.memory());
+        let outputs = self.outputs.iter().flat_map(|outputs| outputs.iter().filter_map(|output| output.memory()));
+        for memory in memories.chain(outputs) {
+            if memory.device_index() != backend.device().index() {
+                return Err(broken("an array of another device").into());
+            }
+            memory.used_on(stream)?;
+        }
+        let mut results: SmallVec<[Box<DeviceMemory>; 1]> = SmallVec::new();
+        if self.outputs.is_none() {
+            for output in &steps.outputs {
+                results.push(Box::new(DeviceMemory::uninit(backend, output.high as usize)?));
+            }
+        }
+        let workspace_at = steps.arena_bytes.next_multiple_of(ARENA);
+        let arena = match (steps.arena_bytes, target.workspace) {
+            (0, 0) => None,
+            (_, workspace) => Some(DeviceMemory::uninit(backend, workspace_at + workspace)?),
+        };
+        let arena_address = arena.as_ref().map_or(0, DeviceMemory::address);
+        let address = |slot: Slot| match (self.given(slot), slot) {
+            (Some(first), _) => first as u64,
+            (None, Slot::Temp { offset, .. }) => arena_address + offset as u64,
+            (None, Slot::Output(n) | Slot::Input(n)) => results[n as usize].address(),
+        };
+        for step in &steps.steps {
+            if !go_on() {
+                return Err(Ended::Cancelled);
+            }
+            let Runner::Launched(launched) = &step.code else { return Err(broken("a step of the host").into()) };
+            let mut addresses: SmallVec<[u64; 8]> = SmallVec::new();
+            for operand in &step.operands {
+                // An operand that reaches nothing has no address that means anything.
+                let reaches = operand.low < operand.high;
+                addresses.push(if reaches {
+                    address(operand.buffer).wrapping_add_signed(operand.offset as i64)
+                } else {
+                    0
+                });
+            }
+            let mut params: SmallVec<[u64; 8]> = SmallVec::from_slice(&step.params);
+            for n in &launched.numbers {
+                let Data::Scalar { bits, .. } = self.inputs[*n as usize].data else {
+                    return Err(broken("an array in place of a number").into());
+                };
+                params.push(bits);
+            }
+            // SAFETY: each operand stays inside of its buffer, as `push_on_device` checked for this launch; the buffer is
+            // an array of the very place that was checked, in memory of this device that is given back in the order of
+            // its stream, or memory of ours of the size that was checked. What overlaps was ruled out or found to be in
+            // place by the caller. The workspace is as large as any of the kernels needs.
+            unsafe { launched.prepared.run(stream, &addresses, &params, arena_address + workspace_at as u64) }
+                .map_err(cuda_error)?;
+        }
+        for (n, guard) in steps.guards.iter().enumerate() {
+            let (Slot::Temp { offset, .. }, Some(arena)) = (steps.buffers[guard.index()], &arena) else {
+                return Err(broken("a guard without memory").into());
+            };
+            if arena.read_byte(offset)? != 0 {
+                return Err(Ended::Guard(n));
+            }
+        }
+        let mut arrays: SmallVec<[Array; 1]> = SmallVec::new();
+        for (memory, binding) in results.into_iter().zip(&steps.outputs) {
+            arrays.push(Array::of_device_memory(memory, binding.dtype, copy(&binding.place)));
+        }
+        self.copy_outputs(&mut arrays)?;
+        Ok(arrays)
+    }
+}
