@@ -276,7 +276,7 @@ fn tanh_single(x: Real<'_>) -> Real<'_> {
 }
 
 /// `1/d - 1` with `d = (1 + e^-2|x|) / 2` as a pair between 1/2 and 1: its reciprocal less 1 is exact, and what the
-/// reciprocal misses is added last. That serves small arguments as well, without a polynomial of their own.
+/// reciprocal misses is added last.
 fn tanh_double(x: Real<'_>) -> Real<'_> {
     // From this bound on tanh is 1. -2|x| = k ln 2 + 2r, and r is exact but for the second part of ln 2.
     let minus_ax = x.constant(-20.0).max(x.minus_abs());
@@ -294,7 +294,9 @@ fn tanh_double(x: Real<'_>) -> Real<'_> {
     let rest = minus_power.fma(tail, minus_power.fma(r, minus_power.fma(0.5, -0.5 - minus_d)));
     let y = -1.0 / minus_d;
     let missed = y.fma(rest, y.fma(minus_d, 1.0));
-    missed.fma(y, y - 1.0).with_sign(x)
+    let y = missed.fma(y, y - 1.0).with_sign(x);
+    // The units of what is added are those of 1.
+    minus_ax.gt(-1e-8).select(x, y)
 }
 
 /// `sinh(x)`. Error at most 0.90 ULP.
