@@ -57,7 +57,7 @@ fn compiler() -> PathBuf {
     }
     // Made under a name of its own, and then given its name, so that others see all of it or nothing.
     let making = target.join(format!("nvrtc-{key}-{}-{:?}", std::process::id(), std::thread::current().id()));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/nvrtc.cpp");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../numfuse/tests/common/nvrtc.cpp");
     let output = Command::new("g++").args(FLAGS).arg(source).arg("-o").arg(&making).output().expect("g++ starts");
     assert!(output.status.success(), "g++ refuses nvrtc.cpp:\n{}", String::from_utf8_lossy(&output.stderr));
     fs::rename(&making, &library).expect("a file that was just made");
