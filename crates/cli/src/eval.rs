@@ -1,7 +1,7 @@
 //! `numfuse eval`: reads the inputs, evaluates, prints the results and writes them.
 
 use crate::{Failure, engine, tier};
-use numfuse::{AsArrayRef, Backend, Code, Diagnostic, Env, Tier, npy};
+use numfuse::{AsArrayRef, Backend, Code, Device, Diagnostic, Engine, Env, Tier, npy};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -26,6 +26,9 @@ pub struct Args {
     /// The code generator: widest, avx512, avx2 or cranelift, which serves where a wider one cannot; the same bits
     #[arg(long, value_parser = tier, default_value = "widest", conflicts_with = "interpret")]
     tier: Tier,
+    /// Where to compute: cpu, cuda:0 for the first GPU, or auto, which takes the CPU where there is no GPU; the same bits
+    #[arg(long, default_value = "cpu", conflicts_with_all = ["interpret", "tier"])]
+    device: String,
     /// Print how long it took, with and without compiling
     #[arg(long)]
     time: bool,
@@ -75,7 +78,10 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         env.insert(*name, array.as_ref());
     }
     let backend = if args.interpret { Backend::Interp } else { Backend::Auto };
-    let engine = engine(args.threads, backend, args.tier)?;
+    let engine = match device(&args.device)? {
+        device if device.is_cpu() => engine(args.threads, backend, args.tier)?,
+        device => Engine::builder().threads(args.threads).device(&device).build()?,
+    };
     let evaluate = || {
         let start = Instant::now();
         engine.evaluate_with(&args.text, &env, None).map(|results| (results, start.elapsed()))
@@ -101,6 +107,17 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         writeln!(out, "first {first:.2?}, with parsing and compiling; then {best:.2?} at best")?;
     }
     Ok(())
+}
+
+/// The device of this name. If any will do and there is none, says so.
+fn device(name: &str) -> Result<Device, Failure> {
+    if name != "auto" {
+        return Ok(name.parse()?);
+    }
+    Ok(Device::cuda(0).unwrap_or_else(|error| {
+        eprintln!("numfuse: computing on the CPU, since there is no GPU to use: {error}");
+        Device::cpu()
+    }))
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ enum Command {
         /// Inputs: `name:dtype[sizes]`, where a size is a number, a name, or `_`; scalars are `name:dtype`
         #[arg(value_name = "NAME:TYPE")]
         inputs: Vec<String>,
-        /// Show this stage alone: parse, graph, simplified, plan, kernel, clif or asm
+        /// Show this stage alone: parse, graph, simplified, plan, kernel, clif, asm, or cuda, which is shown only so
         #[arg(long, value_parser = stage)]
         stage: Option<Stage>,
         /// The code generator: widest, avx512, avx2 or cranelift, which serves where a wider one cannot

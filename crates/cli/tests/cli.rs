@@ -47,6 +47,34 @@ fn evaluates_files_and_numbers() {
 }
 
 #[test]
+fn computes_on_the_cpu_where_there_is_no_gpu() {
+    let run = |device: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_numfuse"));
+        command.args(["eval", "1 + a", "a=2", "--device", device]).env("NO_COLOR", "1");
+        // Whatever this machine has, a driver shows none of it.
+        let output = command.env("CUDA_VISIBLE_DEVICES", "").output().expect("the binary runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    assert_eq!(run("cpu"), (Some(0), "i64[] 3\n".to_owned(), String::new()));
+    let (code, out, error) = run("auto");
+    assert_eq!((code, out.as_str()), (Some(0), "i64[] 3\n"), "{error}");
+    assert!(error.starts_with("numfuse: computing on the CPU, since there is no GPU to use: E0601: "), "{error}");
+    for name in ["cuda", "cuda:0", "cuda:7", "gpu"] {
+        let (code, out, error) = run(name);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{name}: {error}");
+        assert!(error.contains("[E0601]"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn shows_cuda_code_without_a_gpu() {
+    let text = stdout(&["explain", "sum(a*b)", "a:f32[n]", "b:f32[n]", "--stage", "cuda"]);
+    assert!(text.starts_with("// k0\n") && text.contains("extern \"C\" __global__"), "{text}");
+    assert!(!stdout(&["explain", "a + 1", "a:f32[n]"]).contains("__global__"), "only if it is asked for");
+}
+
+#[test]
 fn explains_stages() {
     let all = stdout(&["explain", "sum(a*b)", "a:f32[n]", "b:f32[n]"]);
     for stage in ["parse", "graph", "simplified", "plan", "kernel", "clif", "asm"] {

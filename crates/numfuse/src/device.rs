@@ -206,7 +206,11 @@ impl FromStr for Device {
 pub(crate) fn mismatch(what: &str, array: &Device, wanted: &Device) -> Error {
     let error =
         Diagnostic::new(Code::DeviceMismatch, format!("{what} is on {}, not on {}", array.name(), wanted.name()));
-    error.why("arrays are never moved unasked").hint("`Array::to_device` and `Array::to_host` make copies").into()
+    let hint = match wanted.is_cpu() {
+        true => "an engine built with `Builder::device` computes there; `Array::to_host` copies",
+        false => "`Array::to_device` copies",
+    };
+    error.why("arrays are never moved unasked").hint(hint).into()
 }
 
 #[cfg(test)]

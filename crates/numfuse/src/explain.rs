@@ -11,10 +11,12 @@ use crate::expr::{Input, Size};
 use numfuse_core::diagnostic::{Code, Diagnostic, suggest};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Kernel, Level, Role, StageKind};
+use numfuse_core::launch::Launch;
 use numfuse_core::pipeline;
-use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided, Work};
+use numfuse_core::plan::{BufferId, BufferKind, Plan, Step, Strided, Work};
 use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK, contracted};
 use numfuse_cpu::Tier;
+use numfuse_cuda::emit::{self, Class};
 use std::fmt::{self, Write};
 
 /// A stage of compilation.
@@ -35,12 +37,22 @@ pub enum Stage {
     Clif,
     /// The machine code, and which code generator made it.
     Asm,
+    /// CUDA C, as it is compiled for a GPU, whether or not there is one. Shown only when it is asked for.
+    Cuda,
 }
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Stage; 7] =
-        [Stage::Parse, Stage::Graph, Stage::Simplified, Stage::Plan, Stage::Kernel, Stage::Clif, Stage::Asm];
+    pub const ALL: [Stage; 8] = [
+        Stage::Parse,
+        Stage::Graph,
+        Stage::Simplified,
+        Stage::Plan,
+        Stage::Kernel,
+        Stage::Clif,
+        Stage::Asm,
+        Stage::Cuda,
+    ];
 
     /// The name, as `numfuse explain --stage` takes it.
     pub const fn name(self) -> &'static str {
@@ -52,6 +64,7 @@ impl Stage {
             Stage::Kernel => "kernel",
             Stage::Clif => "clif",
             Stage::Asm => "asm",
+            Stage::Cuda => "cuda",
         }
     }
 
@@ -74,10 +87,11 @@ impl Explanation {
     }
 }
 
-/// All stages under their names.
+/// All stages but [`Stage::Cuda`] under their names.
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (stage, text)) in self.stages.iter().enumerate() {
+        let shown = self.stages.iter().filter(|(stage, _)| *stage != Stage::Cuda);
+        for (i, (stage, text)) in shown.enumerate() {
             let gap = if i == 0 { "" } else { "\n" };
             write!(f, "{gap}=== {} ===\n{}\n", stage.name(), text.trim_end())?;
         }
@@ -176,6 +190,9 @@ fn declaration(text: &str) -> Result<Input> {
 /// The size that unknown dimensions are taken to have when kernels are specialised.
 const SOME_SIZE: u64 = 8;
 
+/// The same for kernels of a GPU: what is small does not go there.
+const LARGE_SIZE: u64 = 4096;
+
 fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Result<Explanation> {
     let mut stages: Vec<(Stage, String)> = program.tree().map(|tree| (Stage::Parse, tree)).into_iter().collect();
     let graph = program.graph(shared, symbols.clone())?;
@@ -199,7 +216,7 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
     let compiler = shared.code.compiler();
     let mut each = |stage: Stage, title: &dyn Fn(&Kernel) -> String, show: &dyn Fn(&Kernel) -> String| {
         let mut text = String::new();
-        for (i, work) in steps.iter().enumerate() {
+        for (i, (work, _)) in steps.iter().enumerate() {
             let _ = match work {
                 Work::Kernel(kernel) => writeln!(text, "k{i}:{}\n{}", title(kernel), show(kernel).trim_end()),
                 Work::Matmul(_) if stage == Stage::Kernel => writeln!(text, "k{i}:\n{work}"),
@@ -226,18 +243,47 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
     };
     each(Stage::Clif, &unused, &|kernel| native(&|compiler| compiler.clif(kernel)));
     each(Stage::Asm, &made_by, &|kernel| native(&|compiler| compiler.disassemble(kernel)));
+
+    let large =
+        plan.graph.dims.sizes(&symbols.clone().unwrap_or_else(|| vec![LARGE_SIZE; plan.graph.dims.symbol_count()]));
+    // Arrays of many dimensions of that size there are none.
+    let launched = self::steps(&plan, &large).unwrap_or(steps);
+    stages.push((Stage::Cuda, cuda_text(&launched)));
     Ok(Explanation { stages })
 }
 
-/// The steps of a plan, kernels as they are compiled for row-major inputs of these sizes.
-fn steps(plan: &Plan, sizes: &[u64]) -> Result<Vec<Work>, Diagnostic> {
+/// The CUDA C of each kernel, for operands that are aligned.
+fn cuda_text(steps: &[(Work, Launch)]) -> String {
+    let mut text = String::new();
+    for (i, (work, launch)) in steps.iter().enumerate() {
+        let _ = match work {
+            Work::Kernel(kernel) => {
+                let aligned = vec![0; kernel.operands.len()];
+                let program = Class::new(kernel, launch, &aligned).and_then(|class| emit::Program::new(kernel, &class));
+                match program {
+                    Ok(program) => writeln!(text, "// k{i}\n{}", program.source().text.trim_end()),
+                    Err(error) => writeln!(text, "// k{i}: {error}"),
+                }
+            }
+            Work::Matmul(dtype) => writeln!(text, "// k{i}: no kernel, but a product of matrices of {dtype}"),
+        };
+    }
+    text
+}
+
+/// The steps of a plan, kernels as they are compiled for row-major inputs of these sizes, and their launches.
+fn steps(plan: &Plan, sizes: &[u64]) -> Result<Vec<(Work, Launch)>, Diagnostic> {
     let inputs = plan.graph.inputs().iter().map(|input| {
         let node = plan.graph.node(input.node);
         let shape: Vec<u64> = node.shape.iter().map(|d| sizes[d.index()]).collect();
         Strided::row_major(&shape, node.dtype)
     });
     let places = plan.places(sizes, &inputs.collect::<Result<Vec<_>, _>>()?)?;
-    plan.steps.iter().map(|step| Ok(step.specialize(&step.bind(sizes, &places)?.launch))).collect()
+    let bind = |step: &Step| {
+        let launch = step.bind(sizes, &places)?.launch;
+        Ok((step.specialize(&launch), launch))
+    };
+    plan.steps.iter().map(bind).collect()
 }
 
 /// A plan as text: for each kernel what it reads and writes, why it is one of its own, and what it costs; then the
@@ -373,8 +419,11 @@ mod tests {
         let all = engine.explain_types("sum(a*b)", &["a:f32[n]", "b:f32[n]"]).unwrap();
         for stage in Stage::ALL {
             assert!(!all.stage(stage).is_empty(), "{}", stage.name());
-            assert!(all.to_string().contains(&format!("=== {} ===", stage.name())));
+            let shown = all.to_string().contains(&format!("=== {} ===", stage.name()));
+            assert_eq!(shown, stage != Stage::Cuda, "{}", stage.name());
         }
+        let cuda = all.stage(Stage::Cuda);
+        assert!(cuda.starts_with("// k0\n") && cuda.contains("extern \"C\" __global__"), "{cuda}");
         assert_eq!(all.stage(Stage::Parse), "sum(a * b)");
         assert!(all.stage(Stage::Plan).starts_with("k0: a, b -> out\n"), "{}", all.stage(Stage::Plan));
     }

@@ -6,9 +6,18 @@
 #[path = "common/cuda.rs"]
 mod cuda;
 
+#[allow(dead_code, reason = "the corpus test uses all of it")]
+mod corpus {
+    #[path = "../corpus/format.rs"]
+    pub mod format;
+    #[path = "../corpus/inputs.rs"]
+    pub mod inputs;
+}
+
 use cuda::fake::Fake;
 use cuda::gpu;
-use numfuse::{Array, ArrayRef, Code, DType, Device, Engine, Env, MemoryStats, lazy, vars};
+use numfuse::{Array, ArrayMut, ArrayRef, Code, DType, Device, Engine, Env, Error, lazy, vars};
+use std::path::Path;
 
 #[test]
 fn compiles_for_the_stand_in() {
@@ -17,6 +26,14 @@ fn compiles_for_the_stand_in() {
 
 fn engine(device: &Device) -> Engine {
     Engine::builder().device(device).build().unwrap()
+}
+
+/// As if the folder of the corpus were a place of its own: every behaviour, on a device.
+fn corpus_files() -> Vec<std::path::PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/corpus/run");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
 }
 
 fn floats(count: usize, shape: &[usize]) -> Array {
@@ -92,4 +109,405 @@ fn expressions_run_there() {
         assert_eq!(both.0, numfuse::evaluate("sum(a, axis=0)", &vars! { a }).unwrap());
         assert_eq!(both.1, numfuse::evaluate("2*a", &vars! { a }).unwrap());
     });
+}
+
+/// The inputs of a corpus file: arrays, row-major, and numbers.
+fn inputs(file: &corpus::format::TestFile) -> Vec<(String, Result<Array, ArrayRef<'static>>)> {
+    fn array<T: numfuse::Element>(data: &corpus::inputs::Data) -> Array {
+        let count: usize = data.shape.iter().product();
+        let element = |mut rest: usize| {
+            let mut at = data.offset as isize;
+            for (size, stride) in data.shape.iter().zip(&data.strides).rev() {
+                at += (rest % size) as isize * stride;
+                rest /= size;
+            }
+            T::from_literal(data.elements[at as usize])
+        };
+        Array::from_vec((0..count).map(element).collect(), &data.shape).unwrap()
+    }
+    let input = |line: &corpus::inputs::InputLine| {
+        let data = line.data.as_ref().expect("values");
+        let first = data.elements.first().copied();
+        let value = match (line.dtype, line.weak) {
+            (DType::Bool, true) => Err(ArrayRef::number(first.unwrap().as_bool())),
+            (DType::F64, true) => Err(ArrayRef::number(first.unwrap().as_f64())),
+            (_, true) => Err(ArrayRef::number(first.unwrap().as_i64())),
+            (DType::Bool, _) => Ok(array::<bool>(data)),
+            (DType::I8, _) => Ok(array::<i8>(data)),
+            (DType::I16, _) => Ok(array::<i16>(data)),
+            (DType::I32, _) => Ok(array::<i32>(data)),
+            (DType::I64, _) => Ok(array::<i64>(data)),
+            (DType::U8, _) => Ok(array::<u8>(data)),
+            (DType::U16, _) => Ok(array::<u16>(data)),
+            (DType::U32, _) => Ok(array::<u32>(data)),
+            (DType::U64, _) => Ok(array::<u64>(data)),
+            (DType::F32, _) => Ok(array::<f32>(data)),
+            (DType::F64, _) => Ok(array::<f64>(data)),
+        };
+        (line.name.clone(), value)
+    };
+    file.inputs.iter().map(input).collect()
+}
+
+/// A quarter of the corpus: the results of the device are those of the CPU, for arrays of the device and of the host.
+fn corpus_quarter(quarter: usize) {
+    let device = Device::cuda(0).unwrap();
+    let (cpu, gpu) = (Engine::default(), engine(&device));
+    let (mut same, mut refused) = (0, 0);
+    for path in corpus_files().iter().skip(quarter).step_by(4) {
+        let name = path.file_name().unwrap().to_string_lossy();
+        let file =
+            corpus::format::read(&std::fs::read_to_string(path).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let given = inputs(&file);
+        let bind = |arrays: &[Option<Array>], engine: &Engine| {
+            let mut env = Env::new();
+            for ((name, input), copy) in given.iter().zip(arrays) {
+                match (copy, input) {
+                    (Some(array), _) | (None, Ok(array)) => env.insert(name.as_str(), array),
+                    (None, Err(number)) => env.insert(name.as_str(), number),
+                }
+            }
+            engine.evaluate_with(&file.program, &env, None)
+        };
+        let on_host: Vec<Option<Array>> = given.iter().map(|_| None).collect();
+        let there =
+            |(_, input): &(String, Result<Array, _>)| input.as_ref().ok().map(|a| a.to_device(&device).unwrap());
+        let on_device: Vec<Option<Array>> = given.iter().map(there).collect();
+        let want = bind(&on_host, &cpu).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for (what, arrays) in [("arrays of the device", &on_device), ("arrays of the host", &on_host)] {
+            match bind(arrays, &gpu) {
+                Ok(found) => {
+                    assert!(found == want, "{name}, {what}:\n{found:?}\ninstead of\n{want:?}");
+                    same += 1;
+                }
+                Err(error) if error.code() == Code::DeviceUnsupported => refused += 1,
+                Err(error) => panic!("{name}, {what}: {error}"),
+            }
+        }
+    }
+    println!("{same} evaluations have the bits of the CPU, {refused} are refused");
+}
+
+/// Prints what a quarter has found: what is refused should not look as if it had passed.
+fn told(outcome: &cuda::fake::Outcome) {
+    if outcome.is_known() {
+        let text = outcome.text();
+        println!("{}", text.lines().find(|line| line.contains("have the bits of the CPU")).expect("a count"));
+    }
+}
+
+#[test]
+fn corpus_first_quarter() {
+    told(&gpu().run(|| corpus_quarter(0)));
+}
+
+#[test]
+fn corpus_second_quarter() {
+    told(&gpu().run(|| corpus_quarter(1)));
+}
+
+#[test]
+fn corpus_third_quarter() {
+    told(&gpu().run(|| corpus_quarter(2)));
+}
+
+#[test]
+fn corpus_fourth_quarter() {
+    told(&gpu().run(|| corpus_quarter(3)));
+}
+
+#[test]
+fn outputs_are_written_there() {
+    gpu().run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        let a = floats(1000, &[1000]);
+        let kernel = engine.prepare("2*a + 1", &vars! { a: [1.0] }).unwrap();
+        let want = numfuse::evaluate("2*a + 1", &vars! { a }).unwrap();
+        let there = a.to_device(&device).unwrap();
+        let mut out = floats(1000, &[1000]).to_device(&device).unwrap();
+        kernel.run_into(&vars! { a: there }, &mut out).unwrap();
+        assert_eq!(out, want);
+        // In place, and shifted by an element: as if all was read first.
+        let mut memory = a.to_device(&device).unwrap();
+        let view = memory.view_mut();
+        let alias = aliased(&view);
+        engine.evaluate_into("2*a + 1", &Env::new().with("a", &alias), vec![view]).unwrap();
+        assert_eq!(memory, want);
+        let mut memory = a.to_device(&device).unwrap();
+        let mut view = memory.view_mut();
+        let alias = aliased(&view).slice(0, 0..999).unwrap();
+        let shifted = view.slice(0, 1..1000).unwrap();
+        engine.evaluate_into("2*a + 1", &Env::new().with("a", &alias), vec![shifted]).unwrap();
+        assert_eq!(memory.to_vec::<f64>().unwrap()[1..], want.as_slice::<f64>().unwrap()[..999]);
+        assert_eq!(memory.to_vec::<f64>().unwrap()[0], a.as_slice::<f64>().unwrap()[0]);
+        // One result twice, and outputs of other types or on top of each other.
+        let mut pair =
+            [floats(1000, &[1000]).to_device(&device).unwrap(), floats(1000, &[1000]).to_device(&device).unwrap()];
+        let [first, second] = &mut pair;
+        engine.evaluate_into("a + a, 2*a", &vars! { a: there }, (first, second)).unwrap();
+        assert_eq!(pair[0], pair[1]);
+        let mut wrong = floats(999, &[999]).to_device(&device).unwrap();
+        let error = engine.evaluate_into("a + 1", &vars! { a: there }, &mut wrong).unwrap_err();
+        assert_eq!(error.code(), Code::Output);
+        let mut host = floats(1000, &[1000]);
+        let error = engine.evaluate_into("a + 1", &vars! { a: there }, &mut host).unwrap_err();
+        assert_eq!(error.code(), Code::DeviceMismatch);
+    });
+}
+
+/// The same memory, to read while it is written: what other languages' arrays may be.
+fn aliased(array: &ArrayMut<'_>) -> ArrayRef<'static> {
+    // SAFETY: the tests keep the array alive, and evaluations read what they write only as if it had been read first.
+    unsafe { std::mem::transmute::<ArrayRef<'_>, ArrayRef<'static>>(array.as_ref()) }
+}
+
+#[test]
+fn guards_are_read_back() {
+    gpu().run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        let power = |exponents: &[i64]| {
+            let n = Array::from_vec(exponents.to_vec(), &[exponents.len()]).unwrap().to_device(&device).unwrap();
+            engine.evaluate("2 ** n", &vars! { n })
+        };
+        assert_eq!(power(&[0, 3, 5]).unwrap().to_vec::<i64>().unwrap(), [1, 8, 32]);
+        assert_eq!(power(&[0, -3, 5]).unwrap_err().code(), Code::NegativeIntPower);
+        let host = engine.evaluate("2 ** n", &vars! { n: [1i64, -1] }).unwrap_err();
+        assert_eq!(host.code(), Code::NegativeIntPower);
+    });
+}
+
+#[test]
+fn arrays_of_another_device_are_refused() {
+    gpu().with("DEVICES", 2).run(|| {
+        let (first, second) = (Device::cuda(0).unwrap(), Device::cuda(1).unwrap());
+        assert_eq!(Device::all(), [Device::cpu(), first.clone(), second.clone()]);
+        assert_eq!("cuda:1".parse::<Device>().unwrap(), second);
+        assert!(first != second && first.to_string().starts_with("cuda:0 ("));
+        let (a, b) = (floats(8, &[8]), floats(8, &[8]));
+        let (on_first, on_second) = (a.to_device(&first).unwrap(), b.to_device(&second).unwrap());
+        assert_eq!(on_first.to_device(&second).unwrap().device(), second);
+        assert_eq!(on_first.to_device(&second).unwrap(), a);
+        let refused = |engine: &Engine, env: &Env<'_>, words: [&str; 2]| {
+            let error = engine.evaluate("a + b", env).unwrap_err();
+            assert_eq!(error.code(), Code::DeviceMismatch, "{error}");
+            assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+        };
+        refused(&engine(&first), &vars! { a: on_first, b: on_second }, ["`b` is on cuda:1", "cuda:0"]);
+        refused(&engine(&first), &vars! { a, b: on_second }, ["`b` is on cuda:1", "cuda:0"]);
+        refused(&engine(&first), &vars! { a: on_first, b }, ["`b` is on cpu", "cuda:0"]);
+        refused(&Engine::default(), &vars! { a: on_first, b }, ["`a` is on cuda:0", "cpu"]);
+        refused(&Engine::default(), &vars! { a, b: on_second }, ["`b` is on cuda:1", "cpu"]);
+        let mut out = floats(8, &[8]).to_device(&first).unwrap();
+        let error = Engine::default().evaluate_into("a + b", &vars! { a, b }, &mut out).unwrap_err();
+        assert_eq!(error.code(), Code::DeviceMismatch);
+        assert_eq!(engine(&second).evaluate("a + b", &vars! { a, b }).unwrap().device(), Device::cpu());
+    });
+}
+
+#[test]
+fn products_of_matrices_are_refused() {
+    gpu().run(|| {
+        let device = Device::cuda(0).unwrap();
+        let a = floats(9, &[3, 3]).to_device(&device).unwrap();
+        assert_eq!(engine(&device).evaluate("a @ a", &vars! { a }).unwrap_err().code(), Code::DeviceUnsupported);
+    });
+}
+
+/// The error of opening the first device.
+fn error_of_opening() -> Error {
+    Device::cuda(0).expect_err("there is no device")
+}
+
+#[test]
+fn no_driver_is_an_error() {
+    Fake::absent().run(|| {
+        let error = error_of_opening();
+        assert_eq!(error.code(), Code::Device);
+        assert!(error.to_string().contains("no CUDA on this machine"), "{error}");
+        assert_eq!(Device::auto(), Device::cpu());
+        assert_eq!(Device::all(), [Device::cpu()]);
+    });
+}
+
+#[test]
+fn an_old_driver_is_an_error() {
+    gpu().with("VERSION", 11020).run(|| {
+        let error = error_of_opening();
+        assert_eq!(error.code(), Code::Device);
+        assert!(error.to_string().contains("too old") && error.to_string().contains("11.4"), "{error}");
+    });
+}
+
+#[test]
+fn no_device_is_an_error() {
+    gpu().with("DEVICES", 0).run(|| {
+        let error = error_of_opening();
+        assert_eq!(error.code(), Code::Device);
+        assert!(error.to_string().contains("no CUDA device"), "{error}");
+    });
+}
+
+#[test]
+fn a_device_beyond_the_last_is_an_error() {
+    gpu().run(|| {
+        let error = Device::cuda(3).expect_err("there is one device");
+        assert!(error.code() == Code::Device && error.to_string().contains("cuda:3"), "{error}");
+    });
+}
+
+#[test]
+fn no_compiler_is_an_error() {
+    gpu().variable("NUMFUSE_NVRTC", "/nowhere/libnvrtc.so").run(|| {
+        let device = Device::cuda(0).unwrap();
+        let a = floats(8, &[8]).to_device(&device).unwrap();
+        let error = engine(&device).evaluate("a + 1", &vars! { a }).unwrap_err();
+        assert_eq!(error.code(), Code::DeviceCompiler);
+        assert!(
+            error.to_string().contains("/nowhere/libnvrtc.so") && error.to_string().contains("pip install"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_is_saved() {
+    gpu().variable("FAKE_NVRTC_REFUSE", 1).run(|| {
+        let device = Device::cuda(0).unwrap();
+        let a = floats(8, &[8]).to_device(&device).unwrap();
+        let error = engine(&device).evaluate("a + 1", &vars! { a }).unwrap_err();
+        assert_eq!(error.code(), Code::Internal);
+        let text = error.to_string();
+        assert!(text.contains("whose text is in") && text.contains(".cu") && text.contains("refused"), "{text}");
+    });
+}
+
+#[test]
+fn a_lost_device_fails_every_call() {
+    gpu().with("FAULT", "1:719").run_leaky(|| {
+        let device = Device::cuda(0).unwrap();
+        let a = floats(8, &[8]).to_device(&device).unwrap();
+        let engine = engine(&device);
+        // The kernel is only told to run; what goes wrong is seen by whoever waits.
+        let result = engine.evaluate("a + 1", &vars! { a }).and_then(|result| result.to_vec::<f64>());
+        assert_eq!(result.unwrap_err().code(), Code::DeviceFailed);
+        assert_eq!(engine.evaluate("a + 1", &vars! { a }).unwrap_err().code(), Code::DeviceFailed);
+        assert_eq!(device.synchronize().unwrap_err().code(), Code::DeviceFailed);
+        assert_eq!(numfuse::evaluate("a + 1", &vars! { a: [1.0] }).unwrap().to_vec::<f64>().unwrap(), [2.0]);
+    });
+}
+
+#[test]
+fn a_forked_child_is_told_so() {
+    gpu().run(|| {
+        let device = Device::cuda(0).unwrap();
+        let a = floats(8, &[8]).to_device(&device).unwrap();
+        let engine = engine(&device);
+        engine.evaluate("a + 1", &vars! { a }).unwrap();
+        // SAFETY: the child only makes calls that have to work in one, and ends without cleaning up.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let told = |error: Error| error.code() == Code::Device && error.to_string().contains("fork");
+            let all = Device::cuda(0).is_err_and(told)
+                && engine.evaluate("a + 1", &vars! { a }).is_err_and(told)
+                && a.to_host().is_err_and(told)
+                && device.synchronize().is_err_and(told)
+                && numfuse::evaluate("a + 1", &vars! { a: [1.0] }).is_ok();
+            // SAFETY: ends the child without running what belongs to its parent.
+            unsafe { libc::_exit(if all { 0 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: the child is ours, and the status is a local variable.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0, "the child was not told");
+    });
+}
+
+#[test]
+fn memory_runs_out_and_comes_back() {
+    gpu().with("MEMORY", 1 << 20).run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        let a = floats(40_000, &[40_000]).to_device(&device).unwrap();
+        {
+            let _b = a.to_device(&device).unwrap();
+            let error = a.to_device(&device).and_then(|_c| a.to_device(&device)).unwrap_err();
+            assert_eq!(error.code(), Code::OutOfMemory);
+            let text = error.to_string();
+            assert!(text.contains("320000 bytes") && text.contains("of its 1048576 bytes"), "{text}");
+        }
+        // What was given back is found again, in pieces of other sizes too.
+        for text in ["a + 1", "f32(a)", "a * 2"] {
+            engine.evaluate(text, &vars! { a }).unwrap().to_host().unwrap();
+        }
+        let stats = device.memory_stats().unwrap();
+        assert_eq!((stats.used, stats.total), (320_000, 1 << 20));
+        assert!(stats.peak >= 960_000 && stats.reserved >= stats.used, "{stats:?}");
+        assert!(
+            engine.evaluate("sum(b)", &vars! { b: floats(200_000, &[200_000]) }).unwrap_err().code()
+                == Code::OutOfMemory
+        );
+    });
+}
+
+#[test]
+fn arrays_of_the_host_go_through_in_parts() {
+    let outcome = gpu().with("MEMORY", 2 << 20).run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        // 8 MB, through 2.
+        let a = floats(1_000_000, &[10_000, 100]);
+        let (b, row) = (floats(10_000, &[10_000, 1]), floats(100, &[100]));
+        for text in ["2*a + row", "a*b + k", "sum(a*row, axis=1)", "a - max(a, axis=1, keepdims=True), b + 1"] {
+            let env = vars! { a, b, row, k: 0.5 };
+            let want = Engine::default().evaluate_with(text, &env, None).unwrap();
+            for _ in 0..2 {
+                let found = engine.evaluate_with(text, &env, None).unwrap();
+                assert_eq!(found, want, "{text}");
+                assert!(found.iter().all(|array| array.device() == Device::cpu()));
+            }
+        }
+        // Views, outputs of any strides, and outputs on top of inputs.
+        let transposed = a.view().transposed();
+        let want = numfuse::evaluate("2*t", &Env::new().with("t", &transposed)).unwrap();
+        assert_eq!(engine.evaluate("2*t", &Env::new().with("t", &transposed)).unwrap(), want);
+        let mut out = Array::zeros(DType::F64, &[10_000, 100]).unwrap();
+        engine.evaluate_into("2*a + row", &vars! { a, row }, &mut out).unwrap();
+        assert_eq!(out, numfuse::evaluate("2*a + row", &vars! { a, row }).unwrap());
+        let mut memory = a.clone();
+        let mut view = memory.view_mut();
+        let alias = aliased(&view).slice(0, 0..9_999).unwrap();
+        let shifted = view.slice(0, 1..10_000).unwrap();
+        engine.evaluate_into("2*a", &Env::new().with("a", &alias), vec![shifted]).unwrap();
+        let doubled = numfuse::evaluate("2*a", &vars! { a }).unwrap();
+        assert_eq!(memory.as_slice::<f64>().unwrap()[100..], doubled.as_slice::<f64>().unwrap()[..999_900]);
+        // What mixes rows has to fit.
+        assert_eq!(engine.evaluate("sum(a)", &vars! { a }).unwrap_err().code(), Code::OutOfMemory);
+        assert_eq!(
+            engine.evaluate("sum(b)", &vars! { b }).unwrap(),
+            numfuse::evaluate("sum(b)", &vars! { b }).unwrap()
+        );
+    });
+    if outcome.is_known() {
+        assert!(outcome.calls("cuMemcpyHtoDAsync_v2") > 500, "arrays did not go in parts");
+    }
+}
+
+#[test]
+fn a_call_that_is_known_allocates_its_result_and_launches() {
+    let outcome = gpu().run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        let a = floats(1000, &[1000]).to_device(&device).unwrap();
+        for _ in 0..100 {
+            engine.evaluate("2*a + 1", &vars! { a }).unwrap();
+        }
+    });
+    if outcome.is_known() {
+        assert_eq!(outcome.calls("cuLaunchKernel"), 100);
+        assert_eq!(outcome.calls("cuMemAllocFromPoolAsync"), 101);
+        assert_eq!(outcome.calls("cuModuleLoadData"), 1);
+        assert_eq!(outcome.calls("cuStreamSynchronize"), 1, "only the upload waits");
+    }
 }
