@@ -37,10 +37,20 @@ fn class(code: Code) -> &'static str {
         Code::UnknownFunction => "UnknownFunctionError",
         Code::Arguments | Code::DTypeMismatch | Code::InputMismatch => "ArgumentError",
         Code::LiteralRange | Code::NegativeIntPower => "RangeError",
-        Code::Broadcast | Code::Axis | Code::Index | Code::EmptyReduction | Code::Rank => "ShapeError",
+        Code::Broadcast | Code::Axis | Code::Index | Code::EmptyReduction | Code::Rank | Code::MatrixProduct => {
+            "ShapeError"
+        }
         Code::Output => "OutputError",
         Code::SourceLimit | Code::GraphLimit | Code::TooLarge => "LimitError",
         Code::OutOfMemory => "NoMemoryError",
-        Code::File | Code::Cancelled | Code::Internal => "InternalError",
+        // Of these only the last can come from Python: it has no files and no devices of ours.
+        Code::Device
+        | Code::DeviceCompiler
+        | Code::DeviceMismatch
+        | Code::DeviceUnsupported
+        | Code::DeviceFailed
+        | Code::File
+        | Code::Cancelled
+        | Code::Internal => "InternalError",
     }
 }
