@@ -4,7 +4,9 @@
 //! A vector instruction is an [`Op`], its encoding fields as the processor manual gives them, emitted by
 //! [`Asm::vector`] for any register length; the same opcode serves both encodings. Constants live in a pool behind the
 //! code and are addressed relative to it, so the code can be copied anywhere.
-//!
+
+use rustc_hash::FxHashMap;
+use std::collections::hash_map::Entry;
 
 /// The instruction sets that the tier knows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -189,8 +191,8 @@ pub(super) struct Asm {
     pub isa: Isa,
     code: Vec<u8>,
     pool: Vec<u8>,
-    /// The constants in the pool: bits, bytes, and where.
-    constants: Vec<(u64, u8, PoolAt)>,
+    /// The constants in the pool, by their bits and bytes.
+    constants: FxHashMap<(u64, u8), PoolAt>,
     /// Displacements to patch: where, the pool offset, and how many bytes the instruction goes on after it.
     pool_uses: Vec<(usize, u32, usize)>,
     labels: Vec<Option<usize>>,
@@ -232,7 +234,7 @@ impl Asm {
             isa,
             code: Vec::with_capacity(4096),
             pool: Vec::new(),
-            constants: Vec::new(),
+            constants: FxHashMap::default(),
             pool_uses: Vec::new(),
             labels: Vec::new(),
             label_uses: Vec::new(),
@@ -310,9 +312,10 @@ impl Asm {
 
     /// A constant of 4 or 8 bytes, or (AVX2) a vector that repeats it.
     pub fn constant(&mut self, bits: u64, bytes: usize) -> PoolAt {
-        if let Some((_, _, at)) = self.constants.iter().find(|(b, n, _)| *b == bits && usize::from(*n) == bytes) {
-            return *at;
-        }
+        let slot = match self.constants.entry((bits, bytes as u8)) {
+            Entry::Occupied(known) => return *known.get(),
+            Entry::Vacant(slot) => slot,
+        };
         let times = match self.isa {
             Isa::Avx2 => 32 / bytes,
             Isa::Avx512 => 1,
@@ -322,9 +325,7 @@ impl Asm {
         for _ in 0..times {
             self.pool.extend_from_slice(&bits.to_le_bytes()[..bytes]);
         }
-        let at = PoolAt(begin as u32);
-        self.constants.push((bits, bytes as u8, at));
-        at
+        *slot.insert(PoolAt(begin as u32))
     }
 
     /// A constant of up to 32 bytes, at a multiple of 32.

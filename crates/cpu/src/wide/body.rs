@@ -11,9 +11,9 @@
 
 mod rare;
 
-use super::asm::{Alu, Isa, Len, Masking, Mem, Op, PLAIN, PoolAt, R11, RAX, RBX, RCX, RSP, Rm};
+use super::asm::{Alu, Isa, Len, Masking, Op, PLAIN, PoolAt, RCX, Rm};
 use super::memory::{LOAD, MOVE, SPLAT_D, SPLAT_Q, masked_move};
-use super::program::{Base, Class, NodeId, Place, Program, Slot, Step, What};
+use super::program::{Class, NodeId, Place, Program, Slot, What};
 use super::{Gen, LANE_MASK, prim};
 use numfuse_core::dtype::DType;
 use numfuse_core::literal::Literal;
@@ -34,6 +34,8 @@ struct Var {
     slot: Option<Slot>,
     /// A load that has not been done: its only user may do it.
     pending: bool,
+    /// How many of its uses have been passed, as far as anybody has looked.
+    passed: u32,
 }
 
 /// An operand that may be in memory, with what the instruction needs to know about it.
@@ -70,6 +72,8 @@ pub(super) struct Body<'g, 'k, 'p> {
     /// The value (copy and node) that each vector register holds.
     regs: [Option<(u16, NodeId)>; 32],
     masks: [Option<(u16, NodeId)>; 8],
+    /// The vector registers that hold a value.
+    held: u32,
     /// For each vector register the key of its value's next use after the last one: see [`Body::next_use`].
     next: [u32; 32],
     /// Registers that the allocator must not touch: pinned values, carried values.
@@ -107,6 +111,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             vars: vec![Var::default(); program.nodes.len() * copies],
             regs: [None; 32],
             masks: [None; 8],
+            held: 0,
             next: [0; 32],
             reserved: 0,
             locked: 0,
@@ -271,6 +276,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     /// Emits the nodes of some copies in turn. Shared nodes belong to the first.
     fn emit_copies(&mut self, copies: Range<usize>) {
         let mut parts = self.program.rare.iter().peekable();
+        self.vars.iter_mut().for_each(|var| var.passed = 0);
         for node in 0..self.program.nodes.len() as NodeId {
             let class = self.program.classes[node as usize];
             if class == Class::Uniform || (class == Class::Shared && copies.start > 0) {
@@ -408,7 +414,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
                 } else if let Some(literal) = self.literal(node) {
                     self.splat_literal(reg, literal);
                 }
-                self.regs[reg as usize] = Some(holder);
+                self.hold(reg, Some(holder));
                 self.next[reg as usize] = self.next_use(index, node);
                 self.vars[index].reg = Some(reg);
                 reg
@@ -531,7 +537,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         self.lock(bank, reg);
         let holder = (if self.program.classes[node as usize] == Class::Varying { copy as u16 } else { 0 }, node);
         match bank {
-            Bank::Vector => self.regs[reg as usize] = Some(holder),
+            Bank::Vector => self.hold(reg, Some(holder)),
             Bank::Mask => self.masks[reg as usize] = Some(holder),
         }
         let index = self.index(copy, node);
@@ -568,7 +574,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         let var = std::mem::take(&mut self.vars[index]);
         if let Some(reg) = var.reg {
             match bank {
-                Bank::Vector if self.reserved >> reg & 1 == 0 => self.regs[reg as usize] = None,
+                Bank::Vector if self.reserved >> reg & 1 == 0 => self.hold(reg, None),
                 Bank::Mask => self.masks[reg as usize] = None,
                 Bank::Vector => {}
             }
@@ -581,18 +587,26 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     fn take_register(&mut self) -> u8 {
         let busy = self.reserved | self.locked;
         let registers = self.g.a.isa.registers();
-        if let Some(reg) = (0..registers).find(|r| busy >> r & 1 == 0 && self.regs[*r as usize].is_none()) {
-            return reg;
+        let free = (!(busy | self.held)).trailing_zeros() as u8;
+        if free < registers {
+            return free;
         }
         let victim = (0..registers).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.next[*r as usize]);
         let Some(reg) = victim else {
             self.g.refuse("a node needs more registers than there are");
             return 0;
         };
-        if let Some((copy, node)) = self.regs[reg as usize].take() {
+        if let Some((copy, node)) = self.regs[reg as usize] {
+            self.hold(reg, None);
             self.evict(copy as usize, node, Bank::Vector);
         }
         reg
+    }
+
+    /// Notes what a vector register holds.
+    fn hold(&mut self, reg: u8, value: Option<(u16, NodeId)>) {
+        self.regs[reg as usize] = value;
+        self.held = self.held & !(1 << reg) | u32::from(value.is_some()) << reg;
     }
 
     fn take_mask(&mut self) -> u8 {
@@ -614,15 +628,18 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
 
     /// The next node that uses a value, as a key that is greater for those that are better to evict: a value that has a
     /// copy in memory comes after one that has none.
-    fn next_use(&self, index: usize, node: NodeId) -> u32 {
+    fn next_use(&mut self, index: usize, node: NodeId) -> u32 {
         let uses = self.program.uses(node);
-        let next = uses[uses.partition_point(|user| *user <= self.at)..].first().copied();
-        let next = next.unwrap_or(self.program.nodes.len() as NodeId);
-        let home = self.vars[index].slot.is_some() || self.program.classes[node as usize] == Class::Uniform;
+        let var = &mut self.vars[index];
+        while uses.get(var.passed as usize).is_some_and(|user| *user <= self.at) {
+            var.passed += 1;
+        }
+        let next = uses.get(var.passed as usize).copied().unwrap_or(self.program.nodes.len() as NodeId);
+        let home = var.slot.is_some() || self.program.classes[node as usize] == Class::Uniform;
         2 * next + u32::from(home)
     }
 
-    fn mask_next_use(&self, reg: u8) -> u32 {
+    fn mask_next_use(&mut self, reg: u8) -> u32 {
         self.masks[reg as usize]
             .map_or(u32::MAX, |(copy, node)| self.next_use(self.index(usize::from(copy), node), node))
     }
@@ -752,44 +769,5 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             let len = self.len(dtype);
             self.emit(MOVE, len, to, 0, Operand::reg(from), None);
         }
-    }
-
-    /// The address of a value's elements, if they are adjacent; and whether an index moves them.
-    pub fn place_address(&mut self, place: u32, copy: usize) -> Option<(Mem, bool)> {
-        let place = self.places[place as usize];
-        let size = place.dtype.size();
-        let base = match place.base {
-            Base::Gpr(r) => Mem::at(r, 0),
-            Base::Stack(slot) => Mem::at(RSP, slot.0),
-            Base::Spilled(slot) => {
-                self.g.a.load(R11, slot.mem());
-                Mem::at(R11, 0)
-            }
-        };
-        let ahead = (copy * self.lanes * size) as i32;
-        let scale = size.trailing_zeros() as u8;
-        match place.step {
-            Step::Fixed => Some((base, false)),
-            Step::Unit => Some((Mem { index: Some((RAX, scale)), disp: base.disp + ahead, ..base }, true)),
-            Step::Lanes(lanes) => {
-                self.g.a.mov(RCX, RAX);
-                self.g.a.alu_imm(Alu::And, RCX, lanes as i32 - 1);
-                Some((Mem { index: Some((RCX, scale)), disp: base.disp + ahead, ..base }, true))
-            }
-            Step::Vectors => Some((Mem { index: Some((RBX, 0)), ..base }, false)),
-            Step::Strided(_) | Step::Rows(_) => None,
-        }
-    }
-
-    /// The address of a deferred load's elements, if no register that other operands may need is part of it.
-    fn operand_address(&mut self, copy: usize, node: NodeId) -> Option<Mem> {
-        let What::Load(at) = self.program.nodes[node as usize].what else { return None };
-        let place = self.places[at as usize];
-        let steady =
-            !matches!(place.base, Base::Spilled(_)) && matches!(place.step, Step::Unit | Step::Fixed | Step::Vectors);
-        if !steady {
-            return None;
-        }
-        self.place_address(at, copy).map(|(mem, _)| mem)
     }
 }

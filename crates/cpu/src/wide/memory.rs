@@ -4,7 +4,7 @@
 //! the lanes of mask register 1 exist: the others are neither read nor written. Strided elements are gathered one by
 //! one; in a masked body through a buffer, by a loop over those that exist.
 
-use super::asm::{Alu, Cond, Isa, Len, Mem, Op, PLAIN, R11, R15, RAX, RCX, RDX, RSP, Rm, Shift, op, op_w};
+use super::asm::{Alu, Cond, Isa, Len, Mem, Op, PLAIN, R11, R15, RAX, RBX, RCX, RDX, RSP, Rm, Shift, op, op_w};
 use super::body::{Body, Operand};
 use super::program::{Base, NodeId, PlaceId, Slot, Step, What};
 use super::{Gen, LANE_MASK, SCRATCH_MASK};
@@ -422,6 +422,45 @@ impl Body<'_, '_, '_> {
             16.. => self.emit(EXTRACT_128, Len::L256, from, 0, Operand::reg(to), Some(1)),
             _ => self.emit(SHIFT_BYTES, Len::L128, 3, to, Operand::reg(from), Some(bytes as u8)),
         }
+    }
+
+    /// The address of a value's elements, if they are adjacent; and whether an index moves them.
+    fn place_address(&mut self, place: u32, copy: usize) -> Option<(Mem, bool)> {
+        let place = self.places[place as usize];
+        let size = place.dtype.size();
+        let base = match place.base {
+            Base::Gpr(r) => Mem::at(r, 0),
+            Base::Stack(slot) => Mem::at(RSP, slot.0),
+            Base::Spilled(slot) => {
+                self.g.a.load(R11, slot.mem());
+                Mem::at(R11, 0)
+            }
+        };
+        let ahead = (copy * self.lanes * size) as i32;
+        let scale = size.trailing_zeros() as u8;
+        match place.step {
+            Step::Fixed => Some((base, false)),
+            Step::Unit => Some((Mem { index: Some((RAX, scale)), disp: base.disp + ahead, ..base }, true)),
+            Step::Lanes(lanes) => {
+                self.g.a.mov(RCX, RAX);
+                self.g.a.alu_imm(Alu::And, RCX, lanes as i32 - 1);
+                Some((Mem { index: Some((RCX, scale)), disp: base.disp + ahead, ..base }, true))
+            }
+            Step::Vectors => Some((Mem { index: Some((RBX, 0)), ..base }, false)),
+            Step::Strided(_) | Step::Rows(_) => None,
+        }
+    }
+
+    /// The address of a deferred load's elements, if no register that other operands may need is part of it.
+    pub(super) fn operand_address(&mut self, copy: usize, node: NodeId) -> Option<Mem> {
+        let What::Load(at) = self.program.nodes[node as usize].what else { return None };
+        let place = self.places[at as usize];
+        let steady =
+            !matches!(place.base, Base::Spilled(_)) && matches!(place.step, Step::Unit | Step::Fixed | Step::Vectors);
+        if !steady {
+            return None;
+        }
+        self.place_address(at, copy).map(|(mem, _)| mem)
     }
 
     /// Does a deferred load.

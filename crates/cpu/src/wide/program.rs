@@ -124,6 +124,9 @@ pub(super) struct RarePart {
     pub program: Program,
 }
 
+/// Stands for no node.
+const UNUSED: NodeId = NodeId::MAX;
+
 /// Straight-line code on lanes.
 #[derive(Debug, Default)]
 pub(super) struct Program {
@@ -144,6 +147,8 @@ pub(super) struct Program {
     use_starts: Vec<u32>,
     /// The nodes that use each node, in order.
     uses: Vec<NodeId>,
+    /// The last of them, or [`UNUSED`].
+    last_uses: Vec<NodeId>,
 }
 
 impl Program {
@@ -221,8 +226,11 @@ impl Program {
         }
         let mut fill: Vec<u32> = self.use_starts[..self.nodes.len()].to_vec();
         self.uses = vec![0; self.use_starts[self.nodes.len()] as usize];
+        self.last_uses = vec![UNUSED; self.nodes.len()];
         let mut rare = self.rare.iter().peekable();
+        let last_uses = &mut self.last_uses;
         let mut add = |uses: &mut Vec<NodeId>, value: NodeId, user: NodeId| {
+            last_uses[value as usize] = user;
             let at = &mut fill[value as usize];
             uses[*at as usize] = user;
             *at += 1;
@@ -276,7 +284,7 @@ impl Program {
 
     /// The last use of a node, if it is used.
     pub fn last_use(&self, node: NodeId) -> Option<NodeId> {
-        self.uses(node).last().copied()
+        Some(self.last_uses[node as usize]).filter(|user| *user != UNUSED)
     }
 
     /// How many vector values of one copy are alive at once, uniform ones not counted.

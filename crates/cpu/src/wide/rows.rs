@@ -16,8 +16,9 @@ use std::mem::offset_of;
 const BASES: [Gpr; 7] = [RSI, R8, R9, R10, R12, R13, R14];
 /// A body that has more nodes than this, all copies together, gets no more copies.
 const COPIED_NODES: usize = 80;
-/// A body that has more nodes than this is long.
-const LONG_NODES: usize = 128;
+/// A body that has more nodes than this is long: so long that a mask costs next to nothing, and emitting it twice much.
+/// Without strided elements, and with them: they are quicker to get without masks.
+const LONG_NODES: (usize, usize) = (40, 128);
 
 /// Emits the code of a row kernel.
 pub(super) fn emit(g: &mut Gen<'_>) {
@@ -112,7 +113,9 @@ pub(super) fn copies_for(program: &Program, isa: Isa, most: usize) -> usize {
 /// Emits the loops over all elements from RAX to `end`: whole bodies, and what is left.
 pub(super) fn loops(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
     // A long body is not emitted twice if masks cost next to nothing.
-    let once = g.a.isa == Isa::Avx512 && copies == 1 && program.varying() > LONG_NODES;
+    let strided = program.places.iter().any(|place| matches!(place.step, Step::Strided(_)));
+    let long = if strided { LONG_NODES.1 } else { LONG_NODES.0 };
+    let once = g.a.isa == Isa::Avx512 && copies == 1 && program.varying() > long;
     if !once {
         main_loop(g, program, homes, copies, end);
     }
@@ -150,7 +153,7 @@ pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot
     if all {
         body.pin_uniforms();
     }
-    let again = body.g.a.here();
+    let part = body.g.a.here();
     body.g.a.load(RCX, end.mem());
     body.g.a.alu(Alu::Sub, RCX, RAX);
     body.g.limit_rcx(program.lanes);
@@ -158,10 +161,20 @@ pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot
     if body.g.a.isa == Isa::Avx512 {
         body.g.mask_below_rcx(LANE_MASK);
     }
+    if all {
+        body.g.a.align_loop();
+    }
+    let whole = body.g.a.here();
     body.emit_nodes();
     g.a.alu_imm(Alu::Add, RAX, lanes);
+    if all {
+        // With a whole body left this one was whole too: all lanes still exist.
+        g.a.lea(RCX, Mem::at(RAX, lanes));
+        g.a.alu_mem(Alu::Cmp, RCX, end.mem());
+        g.a.jump_if(Cond::BelowEqual, whole);
+    }
     g.a.alu_mem(Alu::Cmp, RAX, end.mem());
-    g.a.jump_if(Cond::Below, again);
+    g.a.jump_if(Cond::Below, part);
     g.a.bind(exit);
 }
 

@@ -33,7 +33,7 @@ impl Body<'_, '_, '_> {
         self.g.a.jump_if(Cond::Equal, skip);
         let saved = self.save_registers();
         // Now every register that is not reserved is free, until they are loaded again.
-        let held = (std::mem::take(&mut self.regs), std::mem::take(&mut self.masks));
+        let held = (std::mem::take(&mut self.regs), std::mem::take(&mut self.masks), std::mem::take(&mut self.held));
         let mut places = part.program.places.clone();
         for (place, input) in places.iter_mut().zip(&part.inputs) {
             let index = self.index(copy, *input);
@@ -62,7 +62,7 @@ impl Body<'_, '_, '_> {
         self.g.a.alu_imm(Alu::Cmp, RAX, lanes as i32);
         self.g.a.jump_if(Cond::Below, again);
         self.g.a.load(RAX, index_slot.mem());
-        (self.regs, self.masks) = held;
+        (self.regs, self.masks, self.held) = held;
         for s in &saved {
             match s.bank {
                 Bank::Vector => self.g.load_slot(s.reg, s.slot, s.len),
