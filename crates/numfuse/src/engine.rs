@@ -22,7 +22,7 @@ mod run;
 mod streaming;
 
 pub use cache::Backend;
-pub use function::{Function, FunctionCall};
+pub use function::{Function, FunctionCall, KnownCall, ReadyCall};
 pub use kernel::Kernel;
 pub use limits::{CancelToken, Limits};
 pub use run::Results;
@@ -410,9 +410,7 @@ impl Text {
     /// The program for what each name is bound to; `unused` is what else was given.
     fn program(&self, bound: &[Option<&ArrayRef<'_>>], unused: impl FnOnce() -> Vec<Input>) -> Arc<Program> {
         let key = |array: &Option<&ArrayRef<'_>>| {
-            let Some(array) = array else { return 0 };
-            let rank = array.shape().len() as u32;
-            1 + (u32::from(array.is_weak()) | (array.dtype() as u32) << 1 | rank << 8)
+            array.map_or(0, |array| type_key(array.dtype(), array.is_weak(), array.shape().len()))
         };
         let key: TypeKey = bound.iter().map(key).collect();
         if let Some((_, program)) = self.programs.get().iter().find(|(types, _)| *types == key) {
@@ -424,6 +422,12 @@ impl Text {
         self.programs.add((key, program.clone()), TYPES);
         program
     }
+}
+
+/// The part of a [`TypeKey`] for an array.
+#[inline]
+fn type_key(dtype: numfuse_core::dtype::DType, is_weak: bool, rank: usize) -> u32 {
+    1 + (u32::from(is_weak) | (dtype as u32) << 1 | (rank as u32) << 8)
 }
 
 /// An array as an input of any sizes.

@@ -17,7 +17,7 @@ mod view;
 pub use array::Array;
 pub use device::{Device, MemoryStats};
 pub use element::Element;
-pub use engine::{Backend, Builder, CancelToken, Engine, Function, FunctionCall, Kernel, Limits, Results, Stats};
+pub use engine::{Backend, Builder, CancelToken, Engine, Function, FunctionCall, Kernel, KnownCall, Limits, ReadyCall, Results, Stats};
 pub use env::{AsArrayMut, AsArrayRef, Env, Outputs};
 pub use error::{Error, Result};
 pub use expr::{Axis, Expr, Exprs, Index, IntoIndex, Over, lazy};
@@ -26,7 +26,7 @@ pub use numfuse_core::dtype::DType;
 pub use numfuse_core::ops;
 pub use numfuse_cpu::Tier;
 pub use numfuse_lang::is_constant;
-pub use view::{ArrayMut, ArrayRef};
+pub use view::{ArrayMut, ArrayRef, RawArray};
 
 /// Evaluates a text with one result, on the default [`Engine`]: all cores, code kept for the next time.
 ///

@@ -20,7 +20,7 @@ mod steps;
 
 pub(crate) use device::DeviceMemory;
 pub(crate) use memory::Memory;
-pub(crate) use steps::{Binding, Ended, Fit, Overlap, Slot, Steps, Tier};
+pub(crate) use steps::{Binding, Ended, Fit, Lent, Overlap, Slot, Steps, Tier};
 
 use crate::device::Device;
 use crate::element::Element;
@@ -73,6 +73,44 @@ pub struct ArrayMut<'a> {
     dtype: DType,
     place: Strided,
     life: PhantomData<&'a mut [u8]>,
+}
+
+/// An array of another language, as that has it: nothing of it is copied or looked at before it is used.
+#[derive(Clone, Copy)]
+pub struct RawArray<'a> {
+    first: *mut u8,
+    dtype: DType,
+    shape: &'a [usize],
+    strides: &'a [isize],
+}
+
+impl<'a> RawArray<'a> {
+    /// An array from its parts.
+    ///
+    /// # Safety
+    /// As [`ArrayRef::from_raw`] where it is given as an input, and as [`ArrayMut::from_raw`] as an output.
+    #[inline]
+    pub unsafe fn new(first: *mut u8, dtype: DType, shape: &'a [usize], strides: &'a [isize]) -> RawArray<'a> {
+        RawArray { first, dtype, shape, strides }
+    }
+
+    /// The element type.
+    #[inline]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The sizes, outermost first.
+    #[inline]
+    pub fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    /// The byte strides, one for each size.
+    #[inline]
+    pub fn strides(&self) -> &'a [isize] {
+        self.strides
+    }
 }
 
 // SAFETY: an `ArrayRef` stands for a `&'a [T]`, an `ArrayMut` for a `&'a mut [T]`, of plain old data.

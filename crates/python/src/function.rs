@@ -1,11 +1,12 @@
 //! `compile`: an expression as a function of its names.
 
-use crate::call::Expression;
+use crate::call::{Expression, Name};
 use crate::error::refuse;
 use crate::input::Input;
+use crate::raw;
 use crate::raw::callable::{self, Arguments};
 use crate::run::{self, Inputs};
-use numfuse::{Code, Diagnostic, suggest};
+use numfuse::{Code, Diagnostic, RawArray, suggest};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyString, PyTuple};
 use pyo3::{IntoPyObjectExt, intern};
@@ -99,7 +100,43 @@ impl Function {
     }
 
     /// Evaluates the expression.
+    #[inline]
     pub fn call<'py>(&self, py: Python<'py>, arguments: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self.call_known(py, arguments)? {
+            Some(result) => Ok(result),
+            None => self.call_anew(py, arguments),
+        }
+    }
+
+    /// Evaluates the expression, if all arguments are plain arrays and one of the last calls was like this one.
+    #[inline]
+    fn call_known<'py>(&self, py: Python<'py>, arguments: &Arguments<'_, 'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let mut inputs: SmallVec<[Option<RawArray<'_>>; 4]> = SmallVec::from_elem(None, self.expression.names.len());
+        let in_order = arguments.in_order();
+        if in_order.len() > self.names.len() {
+            return Ok(None);
+        }
+        for (argument, i) in in_order.zip(&self.names) {
+            let Some((array, _)) = raw::array(argument) else { return Ok(None) };
+            inputs[*i] = Some(array);
+        }
+        let mut out = None;
+        for (name, argument) in arguments.by_name() {
+            let known = |known: &Name| known.object.as_ptr() == name.as_ptr();
+            match self.expression.names.iter().position(known) {
+                Some(i) if inputs[i].is_none() => {
+                    let Some((array, _)) = raw::array(argument) else { return Ok(None) };
+                    inputs[i] = Some(array);
+                }
+                None if name.as_ptr() == intern!(py, "out").as_ptr() => out = Some(argument),
+                _ => return Ok(None),
+            }
+        }
+        run::run_known(py, &self.expression.function, &inputs, out.filter(|out| !out.is_none()))
+    }
+
+    #[cold]
+    fn call_anew<'py>(&self, py: Python<'py>, arguments: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let names = &self.expression.names;
         let mut inputs: Inputs<'py> = SmallVec::new();
         inputs.resize_with(names.len(), || Input::Unbound);

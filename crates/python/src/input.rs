@@ -32,7 +32,7 @@ impl<'py> Input<'py> {
     /// An object as an input; `name` is what messages call it.
     #[inline]
     pub fn new(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Input<'py>> {
-        if raw::is_plain_array(object)
+        if raw::is_plain_array(object.as_borrowed())
             && let Ok(array) = object.cast::<PyUntypedArray>()
             && let Some(dtype) = raw::dtype(array)
         {

@@ -11,9 +11,10 @@
 
 pub mod callable;
 
-use numfuse::{ArrayMut, ArrayRef, DType, Result};
+use numfuse::{ArrayMut, ArrayRef, DType, RawArray, Result};
 use numpy::npyffi::{
-    NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArrayObject_fields, get_type_object, npy_intp,
+    NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArrayObject, PyArrayObject_fields, get_type_object,
+    npy_intp,
 };
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -33,9 +34,14 @@ pub fn load_numpy(py: Python<'_>) -> PyResult<()> {
 /// The dtype of an array's elements; none if numfuse does not compute with them, or their bytes are swapped.
 #[inline]
 pub fn dtype(array: &Bound<'_, PyUntypedArray>) -> Option<DType> {
+    element_type(fields(array))
+}
+
+#[inline]
+fn element_type(fields: &PyArrayObject_fields) -> Option<DType> {
     let (type_num, byteorder) = {
         // SAFETY: an array has a descriptor for as long as it lives.
-        let descr = unsafe { &(*fields(array).descr).fields };
+        let descr = unsafe { &(*fields.descr).fields };
         (descr.type_num, descr.byteorder as u8)
     };
     const SWAPPED: u8 = if cfg!(target_endian = "little") { b'>' } else { b'<' };
@@ -87,7 +93,7 @@ fn type_of(dtype: DType) -> NPY_TYPES {
 
 /// True if the object is an array and not of a subclass, which may give its elements another meaning.
 #[inline]
-pub fn is_plain_array(object: &Bound<'_, PyAny>) -> bool {
+pub fn is_plain_array<'py>(object: Borrowed<'_, 'py, PyAny>) -> bool {
     // SAFETY: the interpreter is attached; type objects live forever.
     object.get_type_ptr() == unsafe { get_type_object(object.py(), NpyTypes::PyArray_Type) }
 }
@@ -105,6 +111,32 @@ pub fn is_scalar(object: &Bound<'_, PyAny>) -> bool {
 #[inline]
 pub fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
     fields(array).flags & NPY_ARRAY_WRITEABLE != 0
+}
+
+/// An object as it lies in memory, if it is a plain array of a dtype that numfuse computes with, and whether its elements
+/// may be written. Its sizes and strides are borrowed: they may change as soon as other Python code runs.
+#[inline]
+pub fn array<'a>(object: Borrowed<'a, '_, PyAny>) -> Option<(RawArray<'a>, bool)> {
+    if !is_plain_array(object) {
+        return None;
+    }
+    // SAFETY: it is an array; see `fields`.
+    let fields: &'a PyArrayObject_fields = unsafe { &(*object.as_ptr().cast::<PyArrayObject>()).fields };
+    let dtype = element_type(fields)?;
+    let (shape, strides): (&[usize], &[isize]) = match fields.nd {
+        rank @ 1.. => {
+            // SAFETY: there is a size, which is not negative, and a stride for each dimension.
+            unsafe {
+                let rank = rank as usize;
+                let shape = std::slice::from_raw_parts(fields.dimensions.cast(), rank);
+                (shape, std::slice::from_raw_parts(fields.strides, rank))
+            }
+        }
+        _ => (&[], &[]),
+    };
+    // SAFETY: as in `view`.
+    let array = unsafe { RawArray::new(fields.data.cast(), dtype, shape, strides) };
+    Some((array, fields.flags & NPY_ARRAY_WRITEABLE != 0))
 }
 
 /// An array of this dtype, which is that of its elements, to read.

@@ -4,7 +4,7 @@
 use crate::error::{raise, refuse};
 use crate::input::Input;
 use crate::raw;
-use numfuse::{ArrayMut, ArrayRef, CancelToken, Code, Diagnostic, FunctionCall};
+use numfuse::{ArrayMut, ArrayRef, CancelToken, Code, Diagnostic, FunctionCall, KnownCall, RawArray};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -13,7 +13,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// Calls that take less keep the GIL: they are over before another thread could have made use of it.
-const QUICK: Duration = Duration::from_micros(5);
+const QUICK: Duration = Duration::from_micros(10);
 /// Calls that take more may take so long that someone presses Ctrl-C.
 const LONG: Duration = Duration::from_millis(50);
 /// How often a long call looks for signals.
@@ -23,6 +23,73 @@ const TICK: Duration = Duration::from_millis(20);
 pub type Inputs<'py> = SmallVec<[Input<'py>; 4]>;
 type Outputs<'o> = SmallVec<[ArrayMut<'o>; 2]>;
 type Arrays<'py> = SmallVec<[Bound<'py, PyUntypedArray>; 2]>;
+
+/// Calls a function with plain arrays, or none, for its names, if one of its last calls was like this one; nothing if there
+/// was none such, or if there is something to be said about `out`: then [`run`] is to be called. It is the same
+/// without looking at anything twice.
+#[inline]
+pub fn run_known<'py>(
+    py: Python<'py>,
+    function: &numfuse::Function,
+    inputs: &[Option<RawArray<'_>>],
+    out: Option<Borrowed<'_, 'py, PyAny>>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let ran = function.with_known(inputs, |call| {
+        if call.estimate() >= LONG {
+            return Ok(None);
+        }
+        let Some(out) = out else { return run_into_new(py, &call, inputs) };
+        match raw::array(out) {
+            Some((output, true)) if run_into_known(py, &call, &[output])? => Ok(Some(out.to_owned())),
+            _ => Ok(None),
+        }
+    });
+    ran.unwrap_or(Ok(None))
+}
+
+/// Runs a call into new arrays, if those have been used before: they are row-major.
+#[inline]
+fn run_into_new<'py>(
+    py: Python<'py>,
+    call: &KnownCall<'_>,
+    inputs: &[Option<RawArray<'_>>],
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let mut results: Arrays<'py> = SmallVec::new();
+    for (dtype, shape) in call.results() {
+        let has_shape = |input: &&RawArray<'_>| input.shape().iter().map(|n| *n as u64).eq(shape.iter().copied());
+        let of_same_shape = inputs.iter().flatten().filter(has_shape);
+        if order(shape, of_same_shape.map(RawArray::strides)).is_some() {
+            return Ok(None);
+        }
+        results.push(raw::new_array(py, dtype, shape, None)?);
+    }
+    let mut outputs: SmallVec<[RawArray<'_>; 2]> = SmallVec::new();
+    for array in &results {
+        outputs.extend(raw::array(array.as_any().as_borrowed()).map(|(array, _)| array));
+    }
+    if !run_into_known(py, call, &outputs)? {
+        return Ok(None);
+    }
+    drop(outputs);
+    python_results(py, results).map(Some)
+}
+
+/// Runs a call into arrays, if it can be done at once.
+#[inline]
+fn run_into_known<'a>(py: Python<'_>, call: &KnownCall<'a>, outputs: &[RawArray<'a>]) -> PyResult<bool> {
+    let Some(ready) = call.with_outputs(outputs) else { return Ok(false) };
+    let ran = if call.estimate() < QUICK { ready.run() } else { py.detach(|| ready.run()) };
+    ran.map(|()| true).map_err(|e| raise(py, &e))
+}
+
+/// What Python gets: an array, or a tuple of several.
+#[inline]
+fn python_results<'py>(py: Python<'py>, mut results: Arrays<'py>) -> PyResult<Bound<'py, PyAny>> {
+    match results.len() {
+        1 => Ok(results.remove(0).into_any()),
+        _ => Ok(PyTuple::new(py, results)?.into_any()),
+    }
+}
 
 /// Calls a function, into `out` if it is given; returns what Python gets.
 pub fn run<'py>(
@@ -35,24 +102,19 @@ pub fn run<'py>(
     for input in inputs {
         views.push(input.view().map_err(|e| raise(py, &e))?);
     }
-    let call = match function.bind_known(&views) {
-        Some(call) => call,
-        None => py.detach(|| function.bind(&views)).map_err(|e| raise(py, &e))?,
-    };
+    let call = py.detach(|| function.bind(&views)).map_err(|e| raise(py, &e))?;
     if let Some(out) = out {
         write(py, &call, &given(out)?)?;
         return Ok(out.clone());
     }
     let mut results: Arrays<'py> = SmallVec::new();
     for (dtype, shape) in call.results() {
-        let order = order(shape, &views);
+        let of_same_shape = views.iter().flatten().filter(|view| view.shape() == shape);
+        let order = order(shape, of_same_shape.map(ArrayRef::strides));
         results.push(raw::new_array(py, dtype, shape, order.as_deref())?);
     }
     write(py, &call, &results)?;
-    match results.len() {
-        1 => Ok(results.remove(0).into_any()),
-        _ => Ok(PyTuple::new(py, results)?.into_any()),
-    }
+    python_results(py, results)
 }
 
 /// Runs a call into arrays.
@@ -115,16 +177,15 @@ fn panicked() -> numfuse::Error {
 
 /// The axes of a result that lies in memory as the inputs of its shape do, the outermost first; none if that is row by
 /// row.
-fn order(shape: &[u64], inputs: &[Option<ArrayRef<'_>>]) -> Option<SmallVec<[usize; 4]>> {
+fn order<'a>(shape: &[u64], of_same_shape: impl Iterator<Item = &'a [isize]>) -> Option<SmallVec<[usize; 4]>> {
     // With one element along an axis, or none, its stride says nothing.
     if shape.len() < 2 || shape.iter().any(|n| *n < 2) {
         return None;
     }
-    let is_broadcast = |input: &ArrayRef<'_>| input.shape() != shape || input.strides().contains(&0);
-    let mut inputs = inputs.iter().flatten().filter(|input| !is_broadcast(input));
-    let axes = axes_by_stride(inputs.next()?.strides());
+    let mut strides = of_same_shape.filter(|strides| !strides.contains(&0));
+    let axes = axes_by_stride(strides.next()?);
     let is_row_major = axes.is_sorted();
-    (!is_row_major && inputs.all(|input| axes_by_stride(input.strides()) == axes)).then_some(axes)
+    (!is_row_major && strides.all(|strides| axes_by_stride(strides) == axes)).then_some(axes)
 }
 
 /// The axes from the one with the longest steps in memory to the one with the shortest.

@@ -122,3 +122,53 @@ def test_copies():
         for again in [pickle.loads(pickle.dumps(f)), copy.copy(f), copy.deepcopy(f)]:
             assert again.expr == f.expr and repr(again) == repr(f)
             np.testing.assert_array_equal(again(A, B), A - B)
+
+
+def test_calls_like_an_earlier_one_give_what_that_gave():
+    f = numfuse.compile("2*a - b, sum(a)")
+    g = numfuse.compile("a - b")
+    a, b = np.arange(12.0).reshape(3, 4), np.ones((3, 4))
+    for _ in range(3):
+        twice, total = f(a, b)
+        assert np.array_equal(twice, 2 * a - b) and total.shape == () and total == a.sum()
+        assert np.array_equal(g(a, b), a - b) and np.array_equal(g(b=b, a=a), a - b)
+        assert np.array_equal(g(a, b=b), a - b)
+        columns = g(np.asfortranarray(a), np.asfortranarray(b))
+        assert np.array_equal(columns, a - b) and columns.flags.f_contiguous
+        assert np.array_equal(g(a.T, b.T), (a - b).T)
+        assert np.array_equal(g(a, 1), a - 1) and np.array_equal(g(a, np.float64(1)), a - 1)
+        assert np.array_equal(g(a, b[0]), a - b[0]) and np.array_equal(g(a[:0], b[:0]), a[:0])
+
+
+def test_later_calls_look_at_their_outputs():
+    f = numfuse.compile("a - b")
+    flat = np.arange(10.0)
+    a, b = flat[2:6].copy(), np.ones(4)
+    out, narrow, locked = np.empty(4), np.empty(4, "float32"), np.empty(4)
+    locked.flags.writeable = False
+    for _ in range(3):
+        assert f(a, b, out=out) is out and np.array_equal(out, a - b)
+        assert f(a, b, out=None) is not out
+        strided = np.zeros((4, 2))
+        assert np.array_equal(f(a, b, out=strided[:, 1]), a - b) and not strided[:, 0].any()
+        overlapping = flat.copy()
+        f(overlapping[2:6], overlapping[1:5], out=overlapping[3:7])
+        assert np.array_equal(overlapping[3:7], flat[2:6] - flat[1:5])
+        in_place = a.copy()
+        assert f(in_place, b, out=in_place) is in_place and np.array_equal(in_place, a - b)
+        for wrong in (narrow, locked, np.empty(5), 3):
+            with pytest.raises(numfuse.OutputError):
+                f(a, b, out=wrong)
+        for arguments in ((a,), (a, b, a)):
+            with pytest.raises(numfuse.ArgumentError):
+                f(*arguments)
+        with pytest.raises(numfuse.ArgumentError):
+            f(a, b, a=a)
+
+
+def test_an_array_may_change_its_shape_between_calls():
+    f = numfuse.compile("a + 1")
+    a = np.arange(6.0)
+    for shape in ((6,), (2, 3), (3, 2), (6, 1), (6,)) * 2:
+        a.shape = shape
+        assert f(a).shape == shape

@@ -6,13 +6,14 @@
 
 use super::program::{Call, Program};
 use super::run;
-use super::{CancelToken, Engine, Inputs, Text};
+use super::{CancelToken, Engine, Inputs, Shared, Text, type_key};
 use crate::env::Outputs;
 use crate::error::Result;
-use crate::view::ArrayRef;
+use crate::view::{ArrayRef, Lent, RawArray};
 use numfuse_core::dtype::DType;
 use smallvec::SmallVec;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A text as a function of the names in it; any number of results. Compiled once for each combination of dtypes and
 /// ranks, as it is called with them.
@@ -34,6 +35,23 @@ use std::sync::Arc;
 pub struct Function {
     engine: Engine,
     text: Arc<Text>,
+}
+
+/// A call of a [`Function`] that is like one of the last ones; [`Function::with_known`] finds it.
+pub struct KnownCall<'c> {
+    shared: &'c Shared,
+    program: &'c Program,
+    /// At least one. Those after the first may be for inputs of other places.
+    calls: &'c [Arc<Call>],
+    inputs: &'c [Option<RawArray<'c>>],
+}
+
+/// A [`KnownCall`] with its outputs.
+pub struct ReadyCall<'c> {
+    shared: &'c Shared,
+    program: &'c Program,
+    call: &'c Call,
+    arrays: Lent<'c>,
 }
 
 /// A call of a [`Function`] with its inputs: what the results will be, and how to get them.
@@ -76,16 +94,21 @@ impl Function {
         Ok(FunctionCall { function: self, program, call, inputs })
     }
 
-    /// As [`Function::bind`], if that takes no longer than a few comparisons, since one of the last calls had the same
-    /// types, sizes and strides.
+    /// If one of the last calls had arrays of the same types, sizes and strides, calls `then` with it: in no more time
+    /// than some comparisons take. There is an array, or none, for each name.
     #[inline]
-    pub fn bind_known<'f, 'a>(&'f self, inputs: &'f [Option<ArrayRef<'a>>]) -> Option<FunctionCall<'f, 'a>> {
-        let (program, inputs) = self.program(inputs);
-        let call = program.known_call(&inputs)?;
-        Some(FunctionCall { function: self, program, call, inputs })
+    pub fn with_known<T>(&self, inputs: &[Option<RawArray<'_>>], then: impl FnOnce(KnownCall<'_>) -> T) -> Option<T> {
+        let shared = &*self.engine.shared;
+        let is = |(key, array): (&u32, &Option<RawArray<'_>>)| {
+            *key == array.as_ref().map_or(0, |array| type_key(array.dtype(), false, array.shape().len()))
+        };
+        let programs = self.text.programs.get();
+        let mut fitting =
+            programs.iter().filter(|(types, _)| types.len() == inputs.len() && types.iter().zip(inputs).all(is));
+        let (_, program) = fitting.next()?;
+        program.with_calls_since(inputs, |calls| then(KnownCall { shared, program, calls, inputs }))
     }
 
-    #[inline]
     fn program<'f, 'a>(&self, inputs: &'f [Option<ArrayRef<'a>>]) -> (Arc<Program>, Inputs<'f, 'a>) {
         let mut bound: SmallVec<[Option<&'f ArrayRef<'a>>; 4]> = SmallVec::new();
         let mut arrays = Inputs::new();
@@ -107,6 +130,45 @@ impl std::fmt::Debug for Function {
     }
 }
 
+impl<'c> KnownCall<'c> {
+    /// The dtype and the shape of each result, in order.
+    #[inline]
+    pub fn results(&self) -> impl ExactSizeIterator<Item = (DType, &'c [u64])> + use<'c> {
+        self.calls[0].steps.results()
+    }
+
+    /// As [`FunctionCall::estimate`].
+    #[inline]
+    pub fn estimate(&self) -> Duration {
+        estimate(&self.calls[0])
+    }
+
+    /// The call with its outputs, if one of the last calls had outputs of these types, sizes and strides as well, and they
+    /// share no memory with each other or with inputs.
+    #[inline]
+    pub fn with_outputs(&self, outputs: &[RawArray<'c>]) -> Option<ReadyCall<'c>> {
+        let (call, arrays) = self.calls.iter().find_map(|call| Some((call, call.steps.lent(self.inputs, outputs)?)))?;
+        arrays.is_apart().then_some(ReadyCall { shared: self.shared, program: self.program, call, arrays })
+    }
+}
+
+impl ReadyCall<'_> {
+    /// Evaluates the function.
+    ///
+    /// # Errors
+    /// As [`Kernel::run_into`](super::Kernel::run_into).
+    #[inline]
+    pub fn run(self) -> Result<()> {
+        run::run_lent(self.shared, self.program, self.call, self.arrays)
+    }
+}
+
+/// About how long a call takes on one thread.
+#[inline]
+fn estimate(call: &Call) -> Duration {
+    Duration::from_nanos(call.steps.nanoseconds() as u64)
+}
+
 impl FunctionCall<'_, '_> {
     /// The dtype and the shape of each result, in order.
     pub fn results(&self) -> impl ExactSizeIterator<Item = (DType, &[u64])> {
@@ -115,8 +177,8 @@ impl FunctionCall<'_, '_> {
 
     /// About how long the call takes on one thread: whether it is worth something to let others work meanwhile.
     #[inline]
-    pub fn estimate(&self) -> std::time::Duration {
-        std::time::Duration::from_nanos(self.call.steps.nanoseconds() as u64)
+    pub fn estimate(&self) -> Duration {
+        estimate(&self.call)
     }
 
     /// Evaluates the function into arrays of the results' dtypes and shapes, of any strides.

@@ -10,7 +10,7 @@ use super::recent::Recent;
 use super::{Shared, device};
 use crate::error::{Error, Result};
 use crate::expr::{Input, Recipe, Size};
-use crate::view::{ArrayMut, ArrayRef, Binding, Fit, Slot, Steps};
+use crate::view::{ArrayMut, ArrayRef, Binding, Fit, RawArray, Slot, Steps};
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_core::dtype::DType;
 use numfuse_core::graph::Graph;
@@ -114,15 +114,22 @@ impl Program {
 
     /// The call with inputs at these places, with new arrays for its results.
     pub fn call(&self, shared: &Shared, inputs: &[&ArrayRef<'_>]) -> Result<Arc<Call>> {
-        if let Some(call) = self.known_call(inputs) {
-            return Ok(call);
+        if let Some(call) = self.calls.get().iter().find(|call| call.steps.fit(inputs, None).is_some()) {
+            return Ok(call.clone());
         }
         self.add_call(shared, inputs, None).map_err(|error| error.with_text(self.text.as_ref()))
     }
 
-    /// As [`Program::call`], if there was one like it among the last ones.
-    pub fn known_call(&self, inputs: &[&ArrayRef<'_>]) -> Option<Arc<Call>> {
-        self.calls.get().iter().find(|call| call.steps.fit(inputs, None).is_some()).cloned()
+    /// Calls `then` with the calls of the last evaluations, from the first on that had arrays of these places.
+    #[inline]
+    pub fn with_calls_since<T>(
+        &self,
+        inputs: &[Option<RawArray<'_>>],
+        then: impl FnOnce(&[Arc<Call>]) -> T,
+    ) -> Option<T> {
+        let calls = self.calls.get();
+        let first = calls.iter().position(|call| call.steps.takes(inputs))?;
+        Some(then(&calls[first..]))
     }
 
     #[cold]

@@ -12,7 +12,7 @@ use crate::array::Array;
 use crate::env::AsArrayRef;
 use crate::error::{Error, Result};
 use crate::layout::overlap;
-use crate::view::{ArrayMut, ArrayRef, Ended, Fit, Overlap};
+use crate::view::{ArrayMut, ArrayRef, Ended, Fit, Lent, Overlap};
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_cpu::RunOptions;
 use smallvec::SmallVec;
@@ -110,11 +110,26 @@ pub(super) fn steps(shared: &Shared, call: &Call, fit: Fit<'_, '_>, flag: &Flag<
     let options = RunOptions { threads: shared.threads, cancel: flag.get() };
     let go_on = || !flag.is_set();
     let ran = if shared.device.is_cpu() { fit.run(&options, go_on) } else { fit.run_on_device(go_on) };
-    ran.map_err(|ended| match ended {
+    ran.map_err(|ended| why(call, ended, flag))
+}
+
+/// Evaluates a call into arrays that another language has lent, which share no memory with each other.
+#[inline]
+pub(crate) fn run_lent(shared: &Shared, program: &Program, call: &Call, lent: Lent<'_>) -> Result<()> {
+    let flag = Flag::new(None, shared.limits.time);
+    let options = RunOptions { threads: shared.threads, cancel: flag.get() };
+    let ran = lent.run(&options, || !flag.is_set());
+    ran.map_err(|ended| why(call, ended, &flag).with_text(program.text.as_ref()))
+}
+
+/// Why there is no result.
+#[cold]
+fn why(call: &Call, ended: Ended, flag: &Flag<'_>) -> Error {
+    match ended {
         Ended::Failed(error) => error,
         Ended::Guard(n) => call.variant.plan.graph.guards[n].error.clone().into(),
         Ended::Cancelled => stopped(flag),
-    })
+    }
 }
 
 #[cold]

@@ -8,6 +8,9 @@
 //! inside of their buffers, as far as the launch reaches; see [`Operand`].
 
 mod device;
+mod lent;
+
+pub(crate) use lent::Lent;
 
 use super::{ArrayMut, ArrayRef, Data, Memory};
 use crate::array::Array;
@@ -121,6 +124,12 @@ pub(crate) struct Fit<'c, 'o> {
     inputs: &'c [&'c ArrayRef<'c>],
     /// If there are none, new arrays are made.
     outputs: Option<&'c mut [ArrayMut<'o>]>,
+}
+
+/// A part of the temporaries.
+#[inline]
+fn in_arena(arena: &Option<Memory>, offset: usize) -> *mut u8 {
+    arena.as_ref().map_or(std::ptr::null_mut(), |arena| arena.first().wrapping_add(offset))
 }
 
 /// How the memory of outputs lies to that of other arrays.
@@ -520,11 +529,48 @@ impl Fit<'_, '_> {
         let arena = if steps.arena_bytes > 0 { Some(Memory::uninit(steps.arena_bytes)?) } else { None };
         let first = |slot: Slot| match (self.given(slot), slot) {
             (Some(first), _) => first,
-            (None, Slot::Temp { offset, .. }) => {
-                arena.as_ref().map_or(std::ptr::null_mut(), |arena| arena.first().wrapping_add(offset))
-            }
+            (None, Slot::Temp { offset, .. }) => in_arena(&arena, offset),
             (None, Slot::Output(n) | Slot::Input(n)) => results[n as usize].first(),
         };
+        steps.execute(first, options, go_on)?;
+        let mut arrays: SmallVec<[Array; 1]> = SmallVec::new();
+        for (memory, binding) in results.into_iter().zip(&steps.outputs) {
+            arrays.push(Array::of_memory(memory, binding.dtype, copy(&binding.place)));
+        }
+        self.copy_outputs(&mut arrays)?;
+        Ok(arrays)
+    }
+
+    /// Makes those outputs, or new arrays, that are copies of others.
+    #[inline]
+    fn copy_outputs(&mut self, arrays: &mut [Array]) -> Result<()> {
+        for (from, to) in &self.steps.copies {
+            match &mut self.outputs {
+                Some(outputs) => {
+                    let (before, after) = outputs.split_at_mut(*to);
+                    after[0].copy_from(&before[*from].as_ref())?;
+                }
+                None => {
+                    let (before, after) = arrays.split_at_mut(*to);
+                    after[0].view_mut().copy_from(&before[*from].view())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Steps {
+    /// Runs the kernels in order and looks at the guards; `first` finds the first element of whatever a slot is. They are
+    /// those of arrays that fit, and of an arena; what must not overlap does not.
+    #[inline]
+    fn execute(
+        &self,
+        first: impl Fn(Slot) -> *mut u8,
+        options: &RunOptions<'_>,
+        go_on: impl Fn() -> bool,
+    ) -> Result<(), Ended> {
+        let steps = self;
         let place = |step: &Step, pointers: &mut [*mut u8]| {
             for (pointer, operand) in pointers.iter_mut().zip(&step.operands) {
                 // An operand that reaches nothing may have an offset outside of its buffer.
@@ -553,7 +599,7 @@ impl Fit<'_, '_> {
                 Runner::Compiled(prepared) => {
                     // SAFETY: each operand stays inside of its buffer, as `push` checked for this launch; the buffer is
                     // an array of the very place that was checked, which may be read, or written where the kernel
-                    // writes, as long as `self` borrows it, or memory of ours of the size that was checked. What
+                    // writes, as long as it is lent, or memory of ours of the size that was checked. What
                     // overlaps was ruled out or found to be in place by the caller.
                     let ran = unsafe { prepared.run(pointers, &step.params, options) };
                     ran.map_err(ended)?;
@@ -578,29 +624,6 @@ impl Fit<'_, '_> {
                 return Err(Ended::Guard(n));
             }
         }
-        let mut arrays: SmallVec<[Array; 1]> = SmallVec::new();
-        for (memory, binding) in results.into_iter().zip(&steps.outputs) {
-            arrays.push(Array::of_memory(memory, binding.dtype, copy(&binding.place)));
-        }
-        self.copy_outputs(&mut arrays)?;
-        Ok(arrays)
-    }
-
-    /// Makes those outputs, or new arrays, that are copies of others.
-    #[inline]
-    fn copy_outputs(&mut self, arrays: &mut [Array]) -> Result<()> {
-        for (from, to) in &self.steps.copies {
-            match &mut self.outputs {
-                Some(outputs) => {
-                    let (before, after) = outputs.split_at_mut(*to);
-                    after[0].copy_from(&before[*from].as_ref())?;
-                }
-                None => {
-                    let (before, after) = arrays.split_at_mut(*to);
-                    after[0].view_mut().copy_from(&before[*from].view())?;
-                }
-            }
-        }
         Ok(())
     }
 }
@@ -613,7 +636,7 @@ fn ended(error: numfuse_cpu::Error) -> Ended {
     }
 }
 
-/// Runs steps that [`Steps::push`] has found to join each other; `place` finds the pointers of a step, as in `Fit::run`.
+/// Runs steps that [`Steps::push`] has found to join each other; `place` finds the pointers of a step, as in `Steps::execute`.
 fn run_together(group: &[Step], place: &dyn Fn(&Step, &mut [*mut u8]), options: &RunOptions<'_>) -> Result<(), Ended> {
     let mut pointers: Vec<Vec<*mut u8>> = Vec::with_capacity(group.len());
     for step in group {
@@ -626,12 +649,12 @@ fn run_together(group: &[Step], place: &dyn Fn(&Step, &mut [*mut u8]), options: 
         let Runner::Compiled(prepared) = &step.code else { return Err(broken("interpreted together").into()) };
         runs.push((prepared, pointers, &step.params));
     }
-    // SAFETY: as in `Fit::run`. There is more than one kernel, so nothing is in place: outputs overlap no other array.
+    // SAFETY: as in `Steps::execute`. There is more than one kernel, so nothing is in place: outputs overlap no other array.
     // What one step writes no other one of them uses: that is what joins steps.
     unsafe { Prepared::run_together(&runs, options) }.map_err(ended)
 }
 
-/// Runs a step by a function of the interpreter. The pointers are those of `Fit::run`.
+/// Runs a step by a function of the interpreter. The pointers are those of `Steps::execute`.
 fn interpret(step: &Step, pointers: &[*mut u8], run: impl FnOnce(&mut [interp::Memory<'_>])) -> Result<(), Error> {
     let bytes = |(operand, pointer): (&Operand, &*mut u8)| {
         let Operand { low, high, offset, .. } = *operand;

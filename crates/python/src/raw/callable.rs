@@ -59,7 +59,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
     }
 
     /// Those that are given by name, with their names.
-    pub fn by_name(&self) -> impl Iterator<Item = (Borrowed<'_, 'py, PyAny>, Borrowed<'_, 'py, PyAny>)> {
+    pub fn by_name(&self) -> impl Iterator<Item = (Borrowed<'_, 'py, PyAny>, Borrowed<'a, 'py, PyAny>)> {
         let in_order = self.in_order().len();
         let names = self.names.iter().flat_map(|names| names.iter_borrowed());
         // SAFETY: as above.
