@@ -511,3 +511,42 @@ fn a_call_that_is_known_allocates_its_result_and_launches() {
         assert_eq!(outcome.calls("cuStreamSynchronize"), 1, "only the upload waits");
     }
 }
+
+#[test]
+fn many_launches_on_the_same_memory_are_a_graph() {
+    let outcome = gpu().run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        let text = "m = sum(a); s = sum(b*m); sum(a/s, axis=0) + k";
+        let (a, b) = (floats(600, &[20, 30]), floats(600, &[20, 30]));
+        let (there_a, there_b) = (a.to_device(&device).unwrap(), b.to_device(&device).unwrap());
+        let mut out = floats(30, &[30]).to_device(&device).unwrap();
+        let mut other = floats(30, &[30]).to_device(&device).unwrap();
+        let mut check = |k: f64, inputs: [(&Array, &Array); 2], out: &mut Array| {
+            let [(a, there_a), (b, there_b)] = inputs;
+            engine.evaluate_into(text, &vars! { a: there_a, b: there_b, k }, &mut *out).unwrap();
+            assert_eq!(*out, numfuse::evaluate(text, &vars! { a, b, k }).unwrap());
+        };
+        let straight = [(&a, &there_a), (&b, &there_b)];
+        for k in [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0] {
+            check(k, straight, &mut out);
+        }
+        // Other memory, and what was there before.
+        let c = numfuse::evaluate("a + 1", &vars! { a }).unwrap();
+        let there_c = c.to_device(&device).unwrap();
+        for _ in 0..3 {
+            check(2.0, [(&c, &there_c), (&b, &there_b)], &mut out);
+            check(2.0, [(&c, &there_c), (&b, &there_b)], &mut out);
+            check(2.0, straight, &mut other);
+        }
+        // New arrays are where those that went away were, or elsewhere.
+        let want = numfuse::evaluate(text, &vars! { a, b, k: 3.0 }).unwrap();
+        let all: Vec<Array> =
+            (0..6).map(|_| engine.evaluate(text, &vars! { a: there_a, b: there_b, k: 3.0 }).unwrap()).collect();
+        assert!(all.iter().all(|found| *found == want));
+    });
+    if outcome.is_known() {
+        let [graphs, launches] = ["cuGraphInstantiateWithFlags", "cuGraphLaunch"].map(|name| outcome.calls(name));
+        assert!(graphs >= 2 && launches >= 7, "{graphs} graphs, {launches} launches");
+    }
+}

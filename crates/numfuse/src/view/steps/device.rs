@@ -11,8 +11,11 @@ use crate::view::{ArrayMut, ArrayRef, Data, DeviceMemory};
 use numfuse_core::kernel::{Inst, Kernel};
 use numfuse_core::launch::Layout;
 use numfuse_core::plan::{Bound, BufferId};
+use numfuse_cuda::driver::{Function, Graph};
+use numfuse_cuda::emit::Grid;
 use numfuse_cuda::{Backend, Prepared};
 use smallvec::SmallVec;
+use std::sync::{Arc, Mutex};
 
 /// What steps know of the device that they are bound to.
 pub(super) struct Target {
@@ -22,7 +25,23 @@ pub(super) struct Target {
     outputs: SmallVec<[Lie; 2]>,
     /// Bytes that kernels need besides the arena, one after the other.
     workspace: usize,
+    /// Launches of all steps together.
+    launches: usize,
+    /// The last run, to be repeated as a graph.
+    last: Mutex<Last>,
 }
+
+/// A run and, if there was one like it before, its launches as a graph with the memory for temporaries that they use.
+#[derive(Default)]
+struct Last {
+    key: SmallVec<[u64; 8]>,
+    graph: Option<(Graph, Arc<DeviceMemory>)>,
+}
+
+/// From so many launches on, one of a graph costs less.
+const MANY_LAUNCHES: usize = 3;
+/// Steps with more temporaries than this are no graph, which would hold on to them; they are not bound by launches either.
+const SMALL_ARENA: usize = 16 << 20;
 
 /// What of an array's address is part of what is bound.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,6 +97,11 @@ impl Lie {
 }
 
 impl Target {
+    /// Bytes of the memory for temporaries, in which the workspace comes last.
+    fn arena_bytes(&self, steps: &Steps) -> usize {
+        steps.arena_bytes.next_multiple_of(ARENA) + self.workspace
+    }
+
     /// True if arrays lie as those that were bound.
     #[inline]
     pub(super) fn fits(&self, inputs: &[&ArrayRef<'_>], outputs: Option<&[ArrayMut<'_>]>) -> bool {
@@ -97,7 +121,9 @@ impl Steps {
             None => self.outputs.iter().map(|_| Lie::Low(0)).collect(),
         };
         let inputs = inputs.iter().map(|input| Lie::of(input)).collect();
-        self.device = Some(Box::new(Target { backend: backend.clone(), inputs, outputs, workspace: 0 }));
+        let last = Mutex::default();
+        self.device =
+            Some(Box::new(Target { backend: backend.clone(), inputs, outputs, workspace: 0, launches: 0, last }));
     }
 
     /// Adds a kernel with a launch of it, which runs on these buffers on the device.
@@ -151,6 +177,7 @@ impl Steps {
         let prepared = backend.prepare(&kernel, &launch, &addresses).map_err(cuda_error)?;
         if let Some(target) = &mut self.device {
             target.workspace = target.workspace.max(prepared.workspace() as usize);
+            target.launches += prepared.grids().len();
         }
         let is_map = kernel.reductions.is_empty() && kernel.scratch.is_empty();
         let params = params.iter().map(|p| p.bits()).collect();
@@ -214,45 +241,22 @@ impl Fit<'_, '_> {
                 results.push(Box::new(DeviceMemory::uninit(backend, output.high as usize)?));
             }
         }
-        let workspace_at = steps.arena_bytes.next_multiple_of(ARENA);
-        let arena = match (steps.arena_bytes, target.workspace) {
-            (0, 0) => None,
-            (_, workspace) => Some(DeviceMemory::uninit(backend, workspace_at + workspace)?),
-        };
-        let arena_address = arena.as_ref().map_or(0, DeviceMemory::address);
-        let address = |slot: Slot| match (self.given(slot), slot) {
-            (Some(first), _) => first as u64,
-            (None, Slot::Temp { offset, .. }) => arena_address + offset as u64,
-            (None, Slot::Output(n) | Slot::Input(n)) => results[n as usize].address(),
-        };
-        for step in &steps.steps {
-            if !go_on() {
-                return Err(Ended::Cancelled);
+        let mut arena = None;
+        if !self.replay(target, &results, &mut arena, &go_on)? {
+            if steps.arena_bytes + target.workspace > 0 {
+                arena = Some(Arc::new(DeviceMemory::uninit(backend, target.arena_bytes(steps))?));
             }
-            let Runner::Launched(launched) = &step.code else { return Err(broken("a step of the host").into()) };
-            let mut addresses: SmallVec<[u64; 8]> = SmallVec::new();
-            for operand in &step.operands {
-                // An operand that reaches nothing has no address that means anything.
-                let reaches = operand.low < operand.high;
-                addresses.push(if reaches {
-                    address(operand.buffer).wrapping_add_signed(operand.offset as i64)
-                } else {
-                    0
-                });
-            }
-            let mut params: SmallVec<[u64; 8]> = SmallVec::from_slice(&step.params);
-            for n in &launched.numbers {
-                let Data::Scalar { bits, .. } = self.inputs[*n as usize].data else {
-                    return Err(broken("an array in place of a number").into());
-                };
-                params.push(bits);
-            }
-            // SAFETY: each operand stays inside of its buffer, as `push_on_device` checked for this launch; the buffer is
-            // an array of the very place that was checked, in memory of this device that is given back in the order of
-            // its stream, or memory of ours of the size that was checked. What overlaps was ruled out or found to be in
-            // place by the caller. The workspace is as large as any of the kernels needs.
-            unsafe { launched.prepared.run(stream, &addresses, &params, arena_address + workspace_at as u64) }
-                .map_err(cuda_error)?;
+            let address = arena.as_ref().map_or(0, |arena| arena.address());
+            self.each_launch(&results, address, |launched, addresses, params, workspace| {
+                if !go_on() {
+                    return Err(Ended::Cancelled);
+                }
+                // SAFETY: each operand stays inside of its buffer, as `push_on_device` checked for this launch; the buffer
+                // is an array of the very place that was checked, in memory of this device that is given back in the order
+                // of its stream, or memory of ours of the size that was checked. What overlaps was ruled out or found to be
+                // in place by the caller. The workspace is as large as any of the kernels needs.
+                unsafe { launched.prepared.run(stream, addresses, params, workspace) }.map_err(|e| cuda_error(e).into())
+            })?;
         }
         for (n, guard) in steps.guards.iter().enumerate() {
             let (Slot::Temp { offset, .. }, Some(arena)) = (steps.buffers[guard.index()], &arena) else {
@@ -268,5 +272,104 @@ impl Fit<'_, '_> {
         }
         self.copy_outputs(&mut arrays)?;
         Ok(arrays)
+    }
+
+    /// Calls `launch` with each step and its addresses, parameters and workspace, where the arena begins at this address.
+    fn each_launch(
+        &self,
+        results: &[Box<DeviceMemory>],
+        arena: u64,
+        mut launch: impl FnMut(&Launched, &[u64], &[u64], u64) -> Result<(), Ended>,
+    ) -> Result<(), Ended> {
+        let workspace = arena + self.steps.arena_bytes.next_multiple_of(ARENA) as u64;
+        let address = |slot: Slot| match (self.given(slot), slot) {
+            (Some(first), _) => first as u64,
+            (None, Slot::Temp { offset, .. }) => arena + offset as u64,
+            (None, Slot::Output(n) | Slot::Input(n)) => results[n as usize].address(),
+        };
+        for step in &self.steps.steps {
+            let Runner::Launched(launched) = &step.code else { return Err(broken("a step of the host").into()) };
+            let mut addresses: SmallVec<[u64; 8]> = SmallVec::new();
+            for operand in &step.operands {
+                // An operand that reaches nothing has no address that means anything.
+                let reaches = operand.low < operand.high;
+                let at = || address(operand.buffer).wrapping_add_signed(operand.offset as i64);
+                addresses.push(if reaches { at() } else { 0 });
+            }
+            let mut params: SmallVec<[u64; 8]> = SmallVec::from_slice(&step.params);
+            for n in &launched.numbers {
+                let Data::Scalar { bits, .. } = self.inputs[*n as usize].data else {
+                    return Err(broken("an array in place of a number").into());
+                };
+                params.push(bits);
+            }
+            launch(launched, &addresses, &params, workspace)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the steps as a graph, if that saves launches and the last run was one on the same memory with the same
+    /// numbers; `arena` is the graph's then. False if nothing was run.
+    fn replay(
+        &self,
+        target: &Target,
+        results: &[Box<DeviceMemory>],
+        arena: &mut Option<Arc<DeviceMemory>>,
+        go_on: &impl Fn() -> bool,
+    ) -> Result<bool, Ended> {
+        if target.launches < MANY_LAUNCHES || target.arena_bytes(self.steps) > SMALL_ARENA {
+            return Ok(false);
+        }
+        // Who finds another thread here launches the steps one by one.
+        let Ok(mut last) = target.last.try_lock() else { return Ok(false) };
+        let key = self.key(results);
+        if last.key != key {
+            *last = Last { key, graph: None };
+            return Ok(false);
+        }
+        if !go_on() {
+            return Err(Ended::Cancelled);
+        }
+        let stream = target.backend.stream();
+        if last.graph.is_none() {
+            let memory = Arc::new(DeviceMemory::uninit(&target.backend, target.arena_bytes(self.steps))?);
+            let mut ended = Ok(());
+            let graph = Graph::capture(target.backend.device(), |capture| {
+                let mut failed = Ok(());
+                ended = self.each_launch(results, memory.address(), |launched, addresses, params, workspace| {
+                    let add = |f: &Function, grid: &Grid, words: &[u64]| capture.launch(f, grid, words);
+                    let captured = launched.prepared.each(addresses, params, workspace, add);
+                    captured.map_err(|e| {
+                        failed = Err(e.clone());
+                        cuda_error(e).into()
+                    })
+                });
+                failed
+            });
+            ended?;
+            last.graph = Some((graph.map_err(cuda_error)?, memory));
+        }
+        let Some((graph, memory)) = &last.graph else { return Ok(false) };
+        // SAFETY: as for each launch by itself; the addresses are those that were captured, and the arena is the graph's,
+        // which runs on one stream.
+        unsafe { graph.launch(stream) }.map_err(cuda_error)?;
+        *arena = Some(memory.clone());
+        Ok(true)
+    }
+
+    /// All that decides about the launches of a run: the addresses of arrays, and numbers.
+    fn key(&self, results: &[Box<DeviceMemory>]) -> SmallVec<[u64; 8]> {
+        let mut key: SmallVec<[u64; 8]> = results.iter().map(|memory| memory.address()).collect();
+        for outputs in &self.outputs {
+            key.extend(outputs.iter().map(|output| output.first as u64));
+        }
+        for input in self.inputs {
+            key.push(match input.data {
+                Data::Device(first, _) => first,
+                Data::Scalar { bits, .. } => bits,
+                Data::Memory(first) => first as u64,
+            });
+        }
+        key
     }
 }
