@@ -9,7 +9,8 @@
 //! Kinds: `rows` and `columns` (random kernels on random launches), `shapes` (the kernels that most evaluations consist
 //! of), `graphs` (random graphs, planned and fused), `cases` (those of the benchmark). `--first` and `--count` choose
 //! samples, `--seconds` ends a check that takes longer, `--elements` bounds `shapes` and `cases`, `--cases` is the file of
-//! cases, `--threads` compile. `--json FILE` gets what was found, a line for each kind. The cache is
+//! cases, `--threads` compile. `prefill` takes `bench`, too: what `device_bench` needs for operands of `--bytes`.
+//! `--json FILE` gets what was found, a line for each kind. The cache is
 //! `$NUMFUSE_CUDA_CACHE`. The exit status is 1 if anything differs or fails.
 #![allow(dead_code, reason = "a test includes this file and calls `run`")]
 
@@ -49,7 +50,7 @@ use std::time::{Duration, Instant};
 use texts::Texts;
 
 /// The names that a command line may have.
-const NAMES: &[&str] = &["first", "count", "seconds", "elements", "cases", "threads", "json", "arch"];
+const NAMES: &[&str] = &["first", "count", "seconds", "elements", "cases", "threads", "json", "arch", "bytes"];
 /// After so many differences there is nothing more to learn.
 const MOST_FAILURES: usize = 10;
 
@@ -98,10 +99,10 @@ impl Sample {
             }
             Sampled::Plan { plan, symbols, inputs } => {
                 let mut result = Ok(());
-                run_plan(plan, symbols, inputs, |kernel, launch, operands, params| {
+                run_plan(plan, symbols, inputs, |kernel, launch, operands, _| {
                     let offsets: Vec<isize> = operands.iter().map(|operand| operand.offset as isize).collect();
+                    // No text depends on what is in memory.
                     result = result.clone().and_then(|()| texts.add(kernel, launch, &offsets));
-                    interp::run(kernel, launch, operands, params);
                 });
                 result
             }
@@ -340,8 +341,12 @@ fn prefill(kind: &str, options: &Options) -> Result<(), String> {
     let cache = Cache::from_environment();
     let folder = cache.folder().ok_or("there is no cache to fill: set NUMFUSE_CUDA_CACHE")?.display().to_string();
     let mut texts = Texts::default();
-    for sample in samples(kind, options)? {
-        sample.texts(&mut texts).map_err(|e| format!("{}: {e}", sample.name))?;
+    if kind == "bench" {
+        bench_texts(options, &mut texts)?;
+    } else {
+        for sample in samples(kind, options)? {
+            sample.texts(&mut texts).map_err(|e| format!("{}: {e}", sample.name))?;
+        }
     }
     for arch in options.list::<String>("arch", "9.0")? {
         let numbers = arch.split_once('.').and_then(|(a, b)| Some(Arch::new(a.parse().ok()?, b.parse().ok()?)));
@@ -350,6 +355,20 @@ fn prefill(kind: &str, options: &Options) -> Result<(), String> {
         texts.compile(&cache, arch, threads(options)?).map_err(|e| e.to_string())?;
         let seconds = start.elapsed().as_secs_f64();
         eprintln!("{folder}: {} texts of {kind} for {arch} in {seconds:.1} s", texts.len());
+    }
+    Ok(())
+}
+
+/// The texts of `device_bench`, for these sizes of its operands in bytes.
+fn bench_texts(options: &Options, texts: &mut Texts) -> Result<(), String> {
+    let file = options.get("cases").ok_or("the cases need --cases FILE")?;
+    for case in cases::read(Path::new(file))? {
+        for bytes in options.list::<u64>("bytes", "1073741824")? {
+            for step in case.bind(bytes / case.widest() as u64)?.steps {
+                let added = texts.add(&step.kernel, &step.launch, &step.offsets);
+                added.map_err(|e| format!("case {}: {e}", case.name))?;
+            }
+        }
     }
     Ok(())
 }

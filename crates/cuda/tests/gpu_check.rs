@@ -19,13 +19,29 @@ use numfuse_cuda::cache::Request;
 use numfuse_cuda::emit::{Class, Program};
 use numfuse_cuda::nvrtc::Options;
 use numfuse_cuda::{Arch, Cache, Compiler, Device};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 /// By this test the stand-in of NVRTC has texts compiled.
 #[test]
 fn compiles_for_the_stand_in() {
     cuda::compile_for_the_stand_in();
+}
+
+/// This test is the programs of the archive that [`the_archive_runs_in_an_empty_directory`] packs.
+#[test]
+fn acts_as_a_program() {
+    let Ok(program) = std::env::var("GPU_CHECK_PROGRAM") else { return };
+    let words = std::env::var("GPU_CHECK_WORDS").unwrap();
+    let words = words.split('\n').map(str::to_owned);
+    let run = if program == "device_check" { device_check::run(words) } else { device_bench::run(words) };
+    if let Err(error) = run {
+        // A panic would be the harness's report of a test.
+        eprintln!("{program}: {error}");
+        std::process::exit(1);
+    }
 }
 
 /// Runs a program of the examples; returns what it wrote.
@@ -97,5 +113,59 @@ fn every_part_of_the_benchmark_writes_what_it_finds() {
         let counts =
             kinds.map(|kind| found.iter().filter(|line| line.contains(&format!("\"kind\":\"{kind}\""))).count());
         assert_eq!(counts, [2, 3, 1, 4, 3], "{found:#?}");
+    });
+}
+
+/// Runs a command, which has to succeed; returns what it printed.
+fn command(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
+    text
+}
+
+#[test]
+fn the_archive_runs_in_an_empty_directory() {
+    let python = Command::new("python3").args(["-c", "import numpy"]).output();
+    if !python.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED the_archive_runs_in_an_empty_directory: there is no Python with NumPy");
+        return;
+    }
+    cuda::gpu().run(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("bin")).unwrap();
+        let own = std::env::current_exe().unwrap();
+        for program in ["device_check", "device_bench"] {
+            let script = format!(
+                "#!/bin/sh\nIFS='\n'\nGPU_CHECK_PROGRAM={program} GPU_CHECK_WORDS=\"$*\" exec '{}' acts_as_a_program --exact --nocapture\n",
+                own.display()
+            );
+            fs::write(path("bin").join(program), script).unwrap();
+            fs::set_permissions(path("bin").join(program), Permissions::from_mode(0o755)).unwrap();
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/gpu-check");
+        let archive = path("archive.tar.gz");
+        command(Command::new(script).arg("pack").arg("--bin").arg(path("bin")).arg("--output").arg(&archive));
+        command(Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(folder.path()));
+        let unpacked = path("numfuse-gpu-check");
+        let stages = "check rows,check cases,memcheck,bench,peer";
+        let printed = command(
+            Command::new("./run.sh").current_dir(&unpacked).args(["--small", "--only", stages]).env_remove("CARGO_TARGET_DIR"),
+        );
+        let result = fs::read_to_string(unpacked.join("gpu-check-result/result.json")).unwrap();
+        for found in ["\"small\": true", "\"stage\": \"peer numpy\"", "\"kind\": \"ceiling\"", "emulated device 0"] {
+            assert!(result.contains(found), "{found}: {result}\n{printed}");
+        }
+        let report = fs::read_to_string(unpacked.join("gpu-check-result/report.md")).unwrap();
+        assert!(report.contains("the numbers mean nothing"), "{report}");
+        assert!(report.contains("| rows | 5 | 0 |"), "{report}");
+        // Numbers of a stand-in are refused, whatever the page.
+        let record = Command::new("python3")
+            .current_dir(&unpacked)
+            .args(["benches/gpu/report.py", "gpu-check-result/result.json", "--record"])
+            .output()
+            .unwrap();
+        assert!(!record.status.success(), "a trial was recorded");
     });
 }

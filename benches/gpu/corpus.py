@@ -1,0 +1,100 @@
+"""The corpus on a device: every file of `tests/corpus/run` through numfuse's command, each result bit for bit what the file shows.
+
+    python3 corpus.py NUMFUSE [--device cuda:0] [--seconds S] [--limit N] --json FILE
+
+Only NaNs of any sign and payload are equal. Files whose kernels a device does not take, which the command says, count apart. Needs NumPy.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import corpus_oracle  # noqa: E402: its folder is known only now
+
+
+def equal(found, want):
+    """The same bits, but for NaNs."""
+    if found.dtype != want.dtype or found.shape != want.shape:
+        return False
+    if found.dtype.kind != "f":
+        return bool((found == want).all())
+    same = (found == want) & (np.signbit(found) == np.signbit(want))
+    return bool((same | np.isnan(found) & np.isnan(want)).all())
+
+
+def run(command, device, path):
+    """What is wrong with a file's results; an empty text if nothing is."""
+    test = corpus_oracle.read_test(path)
+    want = [corpus_oracle.read_result(line) for line in test["sections"]["run"].splitlines()]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        words = [command, "eval", "--device", device]
+        inputs = []
+        for line in test["inputs"]:
+            name, array = corpus_oracle.read_input(line, {})
+            if isinstance(array, np.ndarray) and not line.split("=")[0].strip().endswith(" weak"):
+                np.save(folder / f"{name}.npy", array)
+                inputs.append(f"{name}={folder / name}.npy")
+            else:
+                number = np.asarray(array).item()
+                inputs.append(f"{name}={str(number).lower() if isinstance(number, bool) else repr(number)}")
+        for n in range(len(want)):
+            words += ["-o", str(folder / f"result{n}.npy")]
+        process = subprocess.run([*words, "--", test["program"], *inputs], capture_output=True, text=True, timeout=120)
+        if process.returncode:
+            return (process.stderr.strip() or f"exit status {process.returncode}")[:500]
+        for n, one in enumerate(want):
+            found = np.load(folder / f"result{n}.npy")
+            if not equal(found, one):
+                return f"result {n}: {corpus_oracle.show(found)[:200]} instead of {corpus_oracle.show(one)[:200]}"
+    return ""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", help="numfuse's command")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--seconds", type=float, default=1e6)
+    parser.add_argument("--limit", type=int, help="only so many files")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--json", required=True)
+    options = parser.parse_args()
+    files = sorted((ROOT / "tests" / "corpus" / "run").glob("*.test"))[: options.limit]
+    start = time.monotonic()
+    failures, done = {}, 0
+
+    def one(path):
+        if time.monotonic() - start > options.seconds:
+            return None
+        try:
+            return run(options.command, options.device, path)
+        except Exception as error:  # a file that cannot be tried is a failure of that file
+            return f"{type(error).__name__}: {error}"
+
+    with concurrent.futures.ThreadPoolExecutor(options.workers) as workers:
+        for path, wrong in zip(files, workers.map(one, files)):
+            done += wrong is not None
+            if wrong:
+                failures[path.stem] = wrong
+                print(f"FAILED: {path.stem}: {wrong}", flush=True)
+    record = {
+        "kind": "check", "samples": "corpus", "done": done, "failed": len(failures), "failures": ", ".join(failures), "kernels": 0,
+        "ended": "all" if done == len(files) else "out of time", "seconds": time.monotonic() - start,
+    }
+    with open(options.json, "a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(json.dumps(record))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
