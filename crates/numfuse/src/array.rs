@@ -1,7 +1,8 @@
 //! Owned arrays, on the host or on a device: what an evaluation returns, and what a file is read into.
 //!
 //! Invariants: the memory is aligned to 64 bytes and holds every element of the shape at the array's byte strides; all
-//! of them are initialised. Results are row-major without gaps; only what was read from a column-major file is not.
+//! of them are initialised. Results are row-major without gaps; only what was read from a column-major
+//! file, or is in memory of another library, is not.
 
 use crate::device::{Device, mismatch};
 use crate::element::Element;
@@ -96,6 +97,17 @@ impl Array {
     /// If there is no memory for it, or the device is lost.
     pub fn to_host(&self) -> Result<Array> {
         self.to_device(&Device::cpu())
+    }
+
+    /// The address of the first element on the device that it is on, for other libraries; none on the host. Work of theirs
+    /// comes after that of [`Device::stream`].
+    pub fn device_address(&self) -> Option<u64> {
+        self.device_memory().map(DeviceMemory::first_address)
+    }
+
+    /// The byte strides, one for each size.
+    pub fn strides(&self) -> &[isize] {
+        &self.place.strides
     }
 
     /// Where the elements are.

@@ -126,6 +126,17 @@ impl Device {
         }
     }
 
+    /// The `CUstream` in whose order everything on a CUDA device is done: other libraries have theirs wait for it, or it
+    /// for theirs. None for the CPU.
+    pub fn stream(&self) -> Option<u64> {
+        self.backend().map(|backend| backend.stream().handle())
+    }
+
+    /// Which of the CUDA devices it is; none for the CPU.
+    pub fn index(&self) -> Option<usize> {
+        self.backend().map(|backend| backend.device().index())
+    }
+
     /// What runs kernels there; none for the CPU.
     #[inline]
     pub(crate) fn backend(&self) -> Option<&Backend> {
@@ -157,8 +168,7 @@ impl Device {
 
 impl PartialEq for Device {
     fn eq(&self, other: &Device) -> bool {
-        let index = |device: &Device| device.backend().map(|backend| backend.device().index());
-        index(self) == index(other)
+        self.index() == other.index()
     }
 }
 

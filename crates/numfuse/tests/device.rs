@@ -18,6 +18,7 @@ use cuda::fake::Fake;
 use cuda::gpu;
 use numfuse::{Array, ArrayMut, ArrayRef, Code, DType, Device, Engine, Env, Error, lazy, vars};
 use std::path::Path;
+use std::sync::Arc;
 
 #[test]
 fn compiles_for_the_stand_in() {
@@ -380,6 +381,11 @@ fn a_kernel_that_does_not_compile_is_saved() {
         assert_eq!(error.code(), Code::Internal);
         let text = error.to_string();
         assert!(text.contains("whose text is in") && text.contains(".cu") && text.contains("refused"), "{text}");
+        // The log has the options.
+        assert!(text.contains("--fmad=false") && text.contains("sm_90"), "{text}");
+        let fast = Engine::builder().device(&device).fast(true).build().unwrap();
+        let text = fast.evaluate("a + 1", &vars! { a }).unwrap_err().to_string();
+        assert!(text.contains("--use_fast_math") && !text.contains("--fmad=false"), "{text}");
     });
 }
 
@@ -549,4 +555,38 @@ fn many_launches_on_the_same_memory_are_a_graph() {
         let [graphs, launches] = ["cuGraphInstantiateWithFlags", "cuGraphLaunch"].map(|name| outcome.calls(name));
         assert!(graphs >= 2 && launches >= 7, "{graphs} graphs, {launches} launches");
     }
+}
+
+#[test]
+fn memory_of_other_libraries_is_not_copied() {
+    gpu().run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        let a = floats(24, &[4, 6]);
+        let theirs = Arc::new(a.to_device(&device).unwrap());
+        let address = theirs.device_address().unwrap();
+        assert_eq!(a.device_address(), None);
+        // Rows backwards, every second column; with a stream of theirs (the legacy default stream) and without.
+        let want = numfuse::evaluate("2*a[::-1, ::2]", &vars! { a }).unwrap();
+        for stream in [None, Some(1), device.stream()] {
+            let (first, owner) = (address + 3 * 48, theirs.clone());
+            // SAFETY: the elements are those of `theirs`, which the array keeps alive.
+            let view = unsafe { Array::from_device(&device, first, DType::F64, &[4, 3], &[-48, 16], stream, owner) };
+            let view = view.unwrap();
+            assert_eq!((view.strides(), view.device_address()), (&[-48, 16][..], Some(first)));
+            assert_eq!(engine.evaluate("2*v", &vars! { v: view }).unwrap(), want);
+            assert_eq!(view.to_host().unwrap(), numfuse::evaluate("a[::-1, ::2]", &vars! { a }).unwrap());
+        }
+        device.synchronize().unwrap();
+        assert_eq!(Arc::strong_count(&theirs), 1, "who is done with it lets go of it");
+        // Elements at an address that is no multiple of their size.
+        let owner = theirs.clone();
+        // SAFETY: as above; the last element ends with the array's memory.
+        let odd = unsafe { Array::from_device(&device, address + 4, DType::F64, &[3], &[8], None, owner) }.unwrap();
+        assert_eq!(engine.evaluate("2*v", &vars! { v: odd }).unwrap_err().code(), Code::DeviceUnsupported);
+        drop(odd);
+        // SAFETY: nothing is accessed.
+        let on_cpu = unsafe { Array::from_device(&Device::cpu(), address, DType::F64, &[3], &[8], None, Arc::new(())) };
+        assert_eq!(on_cpu.unwrap_err().code(), Code::DeviceMismatch);
+    });
 }

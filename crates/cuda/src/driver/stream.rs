@@ -68,6 +68,11 @@ impl Stream {
         &self.0.device
     }
 
+    /// Its `CUstream`, by which other libraries put their work in order with it.
+    pub fn handle(&self) -> u64 {
+        self.0.raw as usize as u64
+    }
+
     /// Memory of uninitialised bytes, for work of this stream; see [`Memory`].
     ///
     /// # Errors

@@ -16,12 +16,16 @@ use numfuse_core::plan::Strided;
 use numfuse_cuda::Backend;
 use numfuse_cuda::driver::{Pinned, Stream};
 use smallvec::smallvec;
+use std::any::Any;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// Memory of arrays on a device.
 pub(crate) struct DeviceMemory {
     memory: numfuse_cuda::driver::Memory,
     backend: Backend,
+    /// How far the first element of the array is from the first byte: not at all, unless strides are negative.
+    first: usize,
 }
 
 impl DeviceMemory {
@@ -35,7 +39,7 @@ impl DeviceMemory {
     #[inline]
     pub fn uninit_on(stream: &Stream, backend: &Backend, bytes: usize) -> Result<DeviceMemory> {
         let memory = stream.allocate(bytes).map_err(cuda_error)?;
-        Ok(DeviceMemory { memory, backend: backend.clone() })
+        Ok(DeviceMemory { memory, backend: backend.clone(), first: 0 })
     }
 
     /// The device.
@@ -64,13 +68,13 @@ impl DeviceMemory {
     /// An array in this memory, at byte strides from its start; all of its elements have been written.
     pub fn array(&self, dtype: DType, place: &Strided) -> ArrayRef<'_> {
         self.check(dtype, place);
-        ArrayRef { data: Data::Device(self.address(), self), dtype, place: place.clone(), life: PhantomData }
+        ArrayRef { data: Data::Device(self.first_address(), self), dtype, place: place.clone(), life: PhantomData }
     }
 
     /// As [`DeviceMemory::array`], to write; nothing need have been written.
     pub fn array_mut(&mut self, dtype: DType, place: &Strided) -> ArrayMut<'_> {
         self.check(dtype, place);
-        let first = std::ptr::without_provenance_mut(self.address() as usize);
+        let first = std::ptr::without_provenance_mut(self.first_address() as usize);
         ArrayMut { first, memory: Some(self), dtype, place: place.clone(), life: PhantomData }
     }
 
@@ -96,8 +100,15 @@ impl DeviceMemory {
     }
 
     fn check(&self, dtype: DType, place: &Strided) {
-        let inside = matches!(reach_of(place, dtype), Ok((0, high)) if high <= self.memory.len() as isize);
+        let first = self.first as isize;
+        let fits = |(low, high): (isize, isize)| first + low >= 0 && first + high <= self.memory.len() as isize;
+        let inside = reach_of(place, dtype).is_ok_and(fits);
         assert!(inside, "an array of shape {:?} in {} bytes of a device", place.shape, self.memory.len());
+    }
+
+    /// The address of the array's first element.
+    pub fn first_address(&self) -> u64 {
+        self.address() + self.first as u64
     }
 
     /// How far an address is from the first byte.
@@ -110,6 +121,49 @@ impl DeviceMemory {
         let mut byte = [0];
         self.backend.stream().download(&self.memory, at, &mut byte).map_err(cuda_error)?;
         Ok(byte[0])
+    }
+}
+
+impl Array {
+    /// An array of a device in memory of another library, which is not copied: `address` is that of the first element,
+    /// strides are in bytes. Work on it is done in the order of `stream`, a `CUstream` of the device, if the other library
+    /// has one, else after what was given to the device so far. `owner` is dropped when the array is, and all work on
+    /// it was given to the stream; or, without a stream, is done.
+    ///
+    /// # Errors
+    /// If the device is the CPU or lost, the lengths of shape and strides differ, the rank is above 32, or the extent in
+    /// bytes overflows.
+    ///
+    /// # Safety
+    /// Every element of the shape lies in memory of the device that may be read, and is written by nobody else in the
+    /// meantime, as long as `owner` lives; written, too, if the array is used as an output. Bools are 0 or 1. The stream is
+    /// one of the device's primary context for as long as `owner` lives.
+    pub unsafe fn from_device(
+        device: &Device,
+        address: u64,
+        dtype: DType,
+        shape: &[usize],
+        strides: &[isize],
+        stream: Option<u64>,
+        owner: Arc<dyn Any + Send + Sync>,
+    ) -> Result<Array> {
+        let Some(backend) = device.backend() else {
+            return Err(Error::new(Code::DeviceMismatch, "memory of a device was given as that of the CPU"));
+        };
+        let place = crate::layout::place(shape, strides)?;
+        let (low, high) = reach_of(&place, dtype)?;
+        let stream = match stream {
+            // SAFETY: as the caller promises.
+            Some(raw) => {
+                unsafe { Stream::import(backend.device(), raw, Box::new(owner.clone())) }.map_err(cuda_error)?
+            }
+            None => backend.stream().clone(),
+        };
+        let (bytes, start) = ((high - low) as usize, address.wrapping_add_signed(low as i64));
+        // SAFETY: as the caller promises, these bytes live as long as their owner.
+        let memory = unsafe { numfuse_cuda::driver::Memory::import(&stream, start, bytes, Box::new(owner)) };
+        let memory = DeviceMemory { memory, backend: backend.clone(), first: low.unsigned_abs() };
+        Ok(Array::of_device_memory(Box::new(memory), dtype, place))
     }
 }
 
