@@ -23,10 +23,10 @@ import cases
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# Names of samples, how many of them, and seconds: of the stage, of which the program uses what is left of a process's start and end.
+# Samples, how many of them, and the seconds of the stage. Limits are for what goes wrong: all of them together are longer than `--minutes`.
 CHECKS = {"rows": (1000, 45), "columns": (600, 35), "graphs": (250, 30), "shapes": (None, 25), "cases": (None, 25)}
 PEERS = {"cupy": 50, "jax": 50, "torch": 35, "torch.compile": 80, "numba": 35}
-SANITIZERS = {"memcheck": 40, "racecheck": 40}
+SANITIZERS = {"memcheck": 30, "racecheck": 30}
 
 
 class Stage:
