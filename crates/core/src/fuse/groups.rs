@@ -256,7 +256,8 @@ impl<'g> Grouper<'g> {
         for index in (0..self.groups.len()).rev().take(self.joins) {
             let group = &self.groups[index];
             let shares = inputs.iter().any(|input| group.inputs.binary_search(input).is_ok());
-            if !shares || group.inline.len() as f32 > KERNEL_NODES / 2.0 {
+            let is_kernel = !self.is_product(group.roots[0].0);
+            if !shares || !is_kernel || group.inline.len() as f32 > KERNEL_NODES / 2.0 {
                 continue;
             }
             let Some(axes) = self.axes_in(&group.frame, id) else { continue };
