@@ -528,7 +528,7 @@ fn many_launches_on_the_same_memory_are_a_graph() {
         let (there_a, there_b) = (a.to_device(&device).unwrap(), b.to_device(&device).unwrap());
         let mut out = floats(30, &[30]).to_device(&device).unwrap();
         let mut other = floats(30, &[30]).to_device(&device).unwrap();
-        let mut check = |k: f64, inputs: [(&Array, &Array); 2], out: &mut Array| {
+        let check = |k: f64, inputs: [(&Array, &Array); 2], out: &mut Array| {
             let [(a, there_a), (b, there_b)] = inputs;
             engine.evaluate_into(text, &vars! { a: there_a, b: there_b, k }, &mut *out).unwrap();
             assert_eq!(*out, numfuse::evaluate(text, &vars! { a, b, k }).unwrap());
@@ -589,4 +589,73 @@ fn memory_of_other_libraries_is_not_copied() {
         let on_cpu = unsafe { Array::from_device(&Device::cpu(), address, DType::F64, &[3], &[8], None, Arc::new(())) };
         assert_eq!(on_cpu.unwrap_err().code(), Code::DeviceMismatch);
     });
+}
+
+#[test]
+fn threads_share_a_device() {
+    gpu().run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        std::thread::scope(|scope| {
+            for t in 0..4 {
+                let (engine, device) = (&engine, &device);
+                scope.spawn(move || {
+                    for i in 0..25 {
+                        let n = 1 + (t * 37 + i * 11) % 200;
+                        let a = floats(n, &[n]);
+                        let want = numfuse::evaluate("sum(a*a) + k", &vars! { a, k: t }).unwrap();
+                        let there = a.to_device(device).unwrap();
+                        assert_eq!(engine.evaluate("sum(a*a) + k", &vars! { a: there, k: t }).unwrap(), want);
+                        assert_eq!(engine.evaluate("sum(a*a) + k", &vars! { a, k: t }).unwrap(), want);
+                    }
+                });
+            }
+        });
+    });
+}
+
+/// Some of everything that there is.
+fn everything() -> Result<(), Error> {
+    let device = Device::cuda(0)?;
+    let engine = Engine::builder().device(&device).build()?;
+    let (a, b) = (floats(600, &[20, 30]), floats(100_000, &[1000, 100]));
+    let there = a.to_device(&device)?;
+    let mut out = floats(30, &[30]).to_device(&device)?;
+    for _ in 0..3 {
+        engine.evaluate_into("m = sum(a); s = sum(a*m); sum(a/s, axis=0)", &vars! { a: there }, &mut out)?;
+    }
+    assert_eq!(engine.evaluate("2*b", &vars! { b })?, numfuse::evaluate("2*b", &vars! { b })?);
+    Array::copy_of(&there.view().transposed())?.to_host()?;
+    device.synchronize()
+}
+
+#[test]
+fn every_call_of_the_driver_may_fail() {
+    for call in [
+        "cuStreamCreate:1:999",
+        "cuStreamCreate:2:999",
+        "cuStreamCreate:3:999",
+        "cuMemAllocFromPoolAsync:2:999",
+        "cuMemAllocFromPoolAsync:9:999",
+        "cuMemHostAlloc:4:999",
+        "cuMemcpyHtoDAsync_v2:1:999",
+        "cuMemcpyHtoDAsync_v2:4:999",
+        "cuMemcpyDtoHAsync_v2:2:999",
+        "cuModuleLoadData:1:999",
+        "cuModuleGetFunction:3:999",
+        "cuLaunchKernel:2:999",
+        "cuLaunchKernel:9:999",
+        "cuGraphInstantiateWithFlags:1:999",
+        "cuGraphLaunch:1:999",
+        "cuEventRecord:2:999",
+        "cuStreamWaitEvent:3:999",
+        "cuStreamSynchronize:2:999",
+    ] {
+        gpu().with("FAIL", call).with("MEMORY", 2 << 20).run(|| {
+            // Or nothing, where there is another way: memory that cannot be put in order is waited for.
+            if let Err(error) = everything() {
+                assert!([Code::DeviceFailed, Code::OutOfMemory].contains(&error.code()), "{error}");
+            }
+        });
+    }
 }
