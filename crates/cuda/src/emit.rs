@@ -30,6 +30,7 @@ mod text;
 mod transposed;
 
 pub use class::{Class, Schedule};
+pub(crate) use map::{MOST_ROWS, blocks};
 
 use crate::Error;
 use index::Fields;

@@ -16,6 +16,7 @@ pub mod emit;
 mod error;
 #[allow(unsafe_code, reason = "kernels are launched on memory that the caller vouches for")]
 mod launch;
+pub mod matmul;
 pub mod nvrtc;
 
 pub use cache::Cache;

@@ -86,9 +86,9 @@ pub(super) fn dispatch(class: &Class, launch: &Launch) -> Option<Dispatch> {
 }
 
 /// What a grid has along y and z.
-pub(super) const MOST_ROWS: u64 = 65_535;
+pub(crate) const MOST_ROWS: u64 = 65_535;
 
 /// Blocks along x.
-pub(super) fn blocks(count: u64) -> Option<u32> {
+pub(crate) fn blocks(count: u64) -> Option<u32> {
     u32::try_from(count).ok().filter(|count| *count < 1 << 31)
 }

@@ -1,0 +1,469 @@
+//! Products of matrices on a device. The emitted text runs on the CPU and leaves exact sums of integers wherever it is
+//! exact, and numbers within the promised bound elsewhere, for sizes around those of its tiles and steps, for any strides
+//! and alignments, and touches nothing else; the device's compiler keeps it in registers and loads 16 bytes at once.
+
+// The emulator is for this machine and system.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+#[path = "common/emulator.rs"]
+mod emulator;
+#[path = "common/toolkit.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod toolkit;
+
+use emulator::{Buffer, Build, Emulator, Job, Launch as Run, Relocation};
+use numfuse_core::dtype::DType;
+use numfuse_core::launch::{Launch, Layout, for_each_index};
+use numfuse_cuda::emit::Source;
+use numfuse_cuda::matmul::{ADDRESSES, Class, Classified, Product, Program, Tile};
+use numfuse_cuda::nvrtc::Arch;
+use std::collections::BTreeSet;
+use toolkit::{Limits, toolkit};
+
+/// How the operands lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lie {
+    /// All of them row by row; of the result, column by column where it says so.
+    Rows { out: bool },
+    /// `left`, `right`, or both, column by column.
+    Columns { left: bool, right: bool },
+    /// Row by row, but not at multiples of 16 bytes.
+    Odd,
+    /// With gaps, backwards, the same element for all of an axis, axes in any order.
+    Any(u64),
+}
+
+const ROWS: Lie = Lie::Rows { out: true };
+
+/// A product, and memory for it.
+#[derive(Clone)]
+struct Case {
+    what: String,
+    dtype: DType,
+    launch: Launch,
+    /// `left`, `right` and `out`: bytes, and where the first element is.
+    memory: [(Vec<u8>, usize); 3],
+}
+
+/// A sequence of numbers that follows from a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((x ^ (x >> 31)) % n as u64) as usize
+    }
+}
+
+impl Case {
+    /// `values` are the elements of `left` and `right`, in any order.
+    fn new(dtype: DType, outer: &[usize], [m, k, n]: [usize; 3], lie: Lie, mut value: impl FnMut() -> f64) -> Case {
+        let mut random = Random(if let Lie::Any(seed) = lie { seed } else { 0 });
+        let mut launch = Launch {
+            outer: outer.into(),
+            reduced: [k].into_iter().collect(),
+            inner: [m, n].into_iter().collect(),
+            layouts: Vec::new(),
+        };
+        let memory = [[m, k], [k, n], [m, n]].map(|matrix| {
+            let which = launch.layouts.len();
+            let sizes: Vec<usize> = outer.iter().copied().chain(matrix).collect();
+            let (strides, offset, bytes) = place(&mut random, dtype.size(), &sizes, lie, which);
+            let mut block = (vec![0xff; bytes], offset);
+            let reached: Vec<usize> =
+                sizes.iter().zip(&strides).map(|(n, stride)| if *stride == 0 { (*n).min(1) } else { *n }).collect();
+            if which < 2 {
+                for_each_index(&reached, &[&strides], |at| put(&mut block.0, dtype, offset, at[0], value()));
+            }
+            let (stack, strides) = strides.split_at(outer.len());
+            let (reduced, inner) = match which {
+                0 => (strides[1], [strides[0], 0]),
+                1 => (strides[0], [0, strides[1]]),
+                _ => (0, [strides[0], strides[1]]),
+            };
+            launch.layouts.push(Layout {
+                outer: stack.into(),
+                reduced: [reduced].into_iter().collect(),
+                inner: inner.into_iter().collect(),
+            });
+            block
+        });
+        Case { what: format!("{dtype} {outer:?} {m} x {k} x {n} {lie:?}"), dtype, launch, memory }
+    }
+
+    /// The bytes that the result should have, and for each element of it where it is and what its terms add up to in size.
+    fn expected(&self) -> (Vec<u8>, Vec<(usize, f64, f64)>) {
+        let (mut bytes, first) = self.memory[2].clone();
+        let mut elements = Vec::new();
+        let strides = |group: fn(&Layout) -> &[isize]| self.launch.layouts.iter().map(group).collect::<Vec<_>>();
+        for_each_index(&self.launch.outer, &strides(|l| &l.outer), |matrix| {
+            for_each_index(&self.launch.inner, &strides(|l| &l.inner), |at| {
+                let (mut sum, mut size) = (0.0, 0.0);
+                for_each_index(&self.launch.reduced, &strides(|l| &l.reduced), |k| {
+                    let [x, y] = [0, 1].map(|n| {
+                        let (bytes, first) = &self.memory[n];
+                        get(bytes, self.dtype, *first, matrix[n] + at[n] + k[n])
+                    });
+                    sum += x * y;
+                    size += (x * y).abs();
+                });
+                let place = matrix[2] + at[2];
+                put(&mut bytes, self.dtype, first, place, sum);
+                elements.push((first.strict_add_signed(place), sum, size));
+            });
+        });
+        (bytes, elements)
+    }
+
+    fn addresses(&self) -> [u64; 3] {
+        [0, 1, 2].map(|n| 256 + self.memory[n].1 as u64)
+    }
+
+    fn classified(&self, tile: Option<Tile>) -> Classified {
+        let product = Product::new(self.dtype, &self.launch).expect("a product");
+        let classified = match tile {
+            Some(tile) => Classified::with_tile(&product, self.addresses(), tile),
+            None => Classified::new(&product, self.addresses()),
+        };
+        classified.unwrap_or_else(|error| panic!("{}: {error}", self.what))
+    }
+
+    fn job(&self, classified: &Classified, seed: u64) -> Job {
+        let dispatch = classified.dispatch().unwrap_or_else(|error| panic!("{}: {error}", self.what));
+        let mut buffers: Vec<Buffer> =
+            self.memory.iter().map(|(bytes, _)| Buffer { bytes: bytes.clone(), offset: 0 }).collect();
+        buffers.push(Buffer { bytes: vec![0xa5; dispatch.workspace as usize], offset: 0 });
+        // Which operand a word is follows from where it puts that operand's address.
+        let order = classified.addresses([0, 1, 2], 3);
+        let relocations: Vec<Relocation> = (0..ADDRESSES)
+            .map(|word| {
+                let buffer = order[word] as usize;
+                let offset = self.memory.get(buffer).map_or(0, |(_, first)| *first as i64);
+                Relocation { word, buffer, offset }
+            })
+            .collect();
+        let launches = dispatch.grids.iter().map(|grid| Run {
+            text: name(classified.class()),
+            grid: *grid,
+            words: classified.words().to_vec(),
+            relocations: relocations.clone(),
+        });
+        Job { seed, buffers, launches: launches.collect() }
+    }
+}
+
+/// Strides of an operand, where its first element is, and how many bytes it has.
+fn place(random: &mut Random, size: usize, sizes: &[usize], lie: Lie, which: usize) -> (Vec<isize>, usize, usize) {
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    let last = sizes.len() - 1;
+    let is_columns = match lie {
+        Lie::Columns { left, right } => [left, right, false][which],
+        Lie::Rows { out } => which == 2 && !out,
+        Lie::Odd | Lie::Any(_) => false,
+    };
+    if is_columns {
+        order.swap(last, last - 1);
+    }
+    let is_any = matches!(lie, Lie::Any(_));
+    if is_any {
+        for i in 1..order.len() {
+            order.swap(i, random.below(i + 1));
+        }
+    }
+    let mut strides = vec![0isize; sizes.len()];
+    let mut span = size;
+    let mut offset = if lie == Lie::Odd { size } else { 0 };
+    for axis in order.into_iter().rev() {
+        if is_any && which < 2 && random.below(6) == 0 {
+            continue;
+        }
+        if is_any {
+            span += random.below(3) * size;
+        }
+        strides[axis] = span as isize;
+        span *= sizes[axis].max(1);
+        if is_any && random.below(4) == 0 {
+            offset += strides[axis].unsigned_abs() * sizes[axis].saturating_sub(1);
+            strides[axis] = -strides[axis];
+        }
+    }
+    let bytes = if sizes.contains(&0) { 0 } else { span + if lie == Lie::Odd { size } else { 0 } };
+    (strides, if sizes.contains(&0) { 0 } else { offset }, bytes)
+}
+
+fn get(bytes: &[u8], dtype: DType, first: usize, at: isize) -> f64 {
+    let at = first.strict_add_signed(at);
+    match dtype {
+        DType::F32 => f32::from_ne_bytes(bytes[at..at + 4].try_into().expect("4 bytes")).into(),
+        _ => f64::from_ne_bytes(bytes[at..at + 8].try_into().expect("8 bytes")),
+    }
+}
+
+fn put(bytes: &mut [u8], dtype: DType, first: usize, at: isize, value: f64) {
+    let at = first.strict_add_signed(at);
+    match dtype {
+        DType::F32 => bytes[at..at + 4].copy_from_slice(&(value as f32).to_ne_bytes()),
+        _ => bytes[at..at + 8].copy_from_slice(&value.to_ne_bytes()),
+    }
+}
+
+/// Small integers, whose products and sums are exact in any order.
+fn integers() -> impl FnMut() -> f64 {
+    let mut random = Random(7);
+    move || random.below(7) as f64 - 3.0
+}
+
+fn name(class: &Class) -> String {
+    format!("{class:?}")
+}
+
+/// The text of each class, once.
+fn programs<'a>(classes: impl Iterator<Item = &'a Class>) -> Vec<Program> {
+    let mut seen = BTreeSet::new();
+    classes.filter(|class| seen.insert(name(class))).map(Program::new).collect()
+}
+
+/// Runs cases in tiles, and hands the bytes of each result to `compare`.
+fn run(cases: &[(Case, Option<Tile>)], build: Build, compare: impl Fn(&Case, &[u8])) {
+    let classified: Vec<Classified> = cases.iter().map(|(case, tile)| case.classified(*tile)).collect();
+    let programs = programs(classified.iter().map(Classified::class));
+    let texts: Vec<(String, &Source)> = programs.iter().map(|p| (name(p.class()), p.source())).collect();
+    let emulator = Emulator::build(&texts, build);
+    let jobs: Vec<Job> =
+        cases.iter().zip(&classified).enumerate().map(|(i, ((case, _), c))| case.job(c, i as u64)).collect();
+    match emulator.run(&jobs) {
+        Ok(results) => {
+            for ((case, _), result) in cases.iter().zip(results) {
+                for n in 0..2 {
+                    assert!(result.buffers[n] == case.memory[n].0, "{}: an input is written to", case.what);
+                }
+                compare(case, &result.buffers[2]);
+            }
+        }
+        Err(failure) => panic!("{}, {}\n{}", cases[failure.job].0.what, failure.text, failure.report),
+    }
+}
+
+/// Exactly the sums, and the bytes of nothing else.
+fn is_exact(case: &Case, found: &[u8]) {
+    let (want, elements) = case.expected();
+    if found == want {
+        return;
+    }
+    let wrong = elements.iter().enumerate().filter(|(_, (at, sum, _))| get(found, case.dtype, *at, 0) != *sum);
+    let wrong: Vec<String> =
+        wrong.map(|(i, (at, sum, _))| format!("element {i}: {} for {sum}", get(found, case.dtype, *at, 0))).collect();
+    panic!("{}: {} elements are wrong, or bytes of none: {:?}", case.what, wrong.len(), &wrong[..wrong.len().min(8)]);
+}
+
+/// Rows, columns, and the depth of a step.
+fn sides(tile: Tile, dtype: DType) -> [usize; 3] {
+    let is_single = dtype == DType::F32;
+    match tile {
+        Tile::Large => [128, 128, 16],
+        Tile::Medium => [64, 64, 16],
+        Tile::Small => [32, 32, if is_single { 32 } else { 16 }],
+        Tile::Thin => [128, 8, if is_single { 32 } else { 16 }],
+        Tile::Tiny => [8, 8, 64],
+    }
+}
+
+/// Sizes around those of a tile, in every way to lie.
+fn boundary_cases(dtype: DType, tile: Tile) -> Vec<(Case, Option<Tile>)> {
+    let [r, c, d] = sides(tile, dtype);
+    let both = Lie::Columns { left: true, right: true };
+    let one = Lie::Columns { left: false, right: true };
+    let other = Lie::Columns { left: true, right: false };
+    let mut cases = Vec::new();
+    let mut add = |outer: &[usize], sizes, lie| {
+        cases.push((Case::new(dtype, outer, sizes, lie, integers()), Some(tile)));
+    };
+    // Whole vectors, whole and broken tiles; more than two steps.
+    for lie in [ROWS, both, one, other, Lie::Rows { out: false }] {
+        add(&[], [r, d, c], lie);
+        add(&[], [r + 4, 2 * d + 4, c + 4], lie);
+    }
+    // Several stretches, of which the last is shorter.
+    add(&[], [r, 20 * d + 4, c], ROWS);
+    add(&[2], [4, 17 * d, 4], both);
+    // No vectors.
+    for (i, sizes) in
+        [[r - 1, d + 1, c + 1], [r + 1, d - 1, c - 1], [1, 1, 1], [3, 9 * d - 1, 2]].into_iter().enumerate()
+    {
+        for lie in [ROWS, Lie::Odd, Lie::Any(i as u64)] {
+            add(&[], sizes, lie);
+        }
+    }
+    // No products.
+    add(&[], [r + 1, 0, 3], ROWS);
+    // Stacks: of each operand, of some, of several dimensions; merged with the rows where they can be.
+    for (i, (outer, sizes)) in
+        [(&[3][..], [5, 3, 2]), (&[2, 3], [4, 4, 4]), (&[4], [1, 7, c]), (&[2, 2], [r, 3, 1])].into_iter().enumerate()
+    {
+        for lie in [ROWS, Lie::Any(10 + i as u64), Lie::Any(20 + i as u64)] {
+            add(outer, sizes, lie);
+        }
+    }
+    cases
+}
+
+fn dtypes_and_tiles() -> impl Iterator<Item = (DType, Tile)> {
+    let all = [DType::F32, DType::F64].into_iter().flat_map(|dtype| Tile::ALL.map(|tile| (dtype, tile)));
+    all.filter(|all| *all != (DType::F64, Tile::Large))
+}
+
+#[test]
+fn integers_are_exact_around_every_tile() {
+    let cases: Vec<_> = dtypes_and_tiles().flat_map(|(dtype, tile)| boundary_cases(dtype, tile)).collect();
+    run(&cases, Build::Plain, is_exact);
+}
+
+/// Registers that a thread of a tile may have: so many that two blocks of 256 threads stay on a multiprocessor.
+const REGISTERS: u32 = 128;
+
+#[test]
+fn machine_code_is_tight() {
+    let Some(toolkit) = toolkit() else { return };
+    let mut classes = Vec::new();
+    for (dtype, tile) in dtypes_and_tiles() {
+        let [r, c, d] = sides(tile, dtype);
+        let both = Lie::Columns { left: true, right: true };
+        let sizes = [(ROWS, [r, d, c]), (both, [r, d, c]), (Lie::Odd, [r, d, c]), (ROWS, [r, 20 * d, c])];
+        classes.extend(
+            sizes.map(|(lie, sizes)| *Case::new(dtype, &[], sizes, lie, || 0.0).classified(Some(tile)).class()),
+        );
+    }
+    let programs = programs(classes.iter());
+    let sources: Vec<(String, &Source)> = programs.iter().map(|p| (name(p.class()), p.source())).collect();
+    for arch in [Arch::new(8, 0), Arch::new(9, 0)] {
+        let limits = Limits { registers: REGISTERS, spills: 0, stack: 0, shared: 48 << 10 };
+        let entries = toolkit.check(&sources, arch, limits).unwrap_or_else(|errors| panic!("{errors}"));
+        for entry in entries.iter().filter(|entry| entry.usage.entry == "kernel_matmul") {
+            let class = programs.iter().map(Program::class).find(|class| name(class) == entry.text).expect("a class");
+            let [loads, wide_loads, wide_stores] = ["LDG", "LDG.E.128", "STG.E.128"].map(|i| entry.count(i));
+            let [single, double] = ["FFMA", "DFMA"].map(|instruction| entry.count(instruction));
+            let text = &entry.text;
+            // An operand is loaded in two places: before the loop and in it.
+            match (class.left.wide, class.right.wide) {
+                (true, true) => assert_eq!(loads, wide_loads, "{arch}, {text}: not all loads are of 16 bytes"),
+                _ => assert!(loads > wide_loads, "{arch}, {text}: 16 bytes that are not aligned"),
+            }
+            let group = sides(class.tile, class.dtype)[1] / 8 * class.dtype.size();
+            assert_eq!(wide_stores > 0, class.wide && group >= 32, "{arch}, {text}: {wide_stores} stores of 16 bytes");
+            let (fused, other) = if class.dtype == DType::F32 { (single, double) } else { (double, single) };
+            assert!(fused >= 16 && other == 0, "{arch}, {text}: {fused} and {other} multiplications and additions");
+        }
+        let registers = entries.iter().map(|entry| entry.usage.registers).max().unwrap_or(0);
+        println!("{arch}: {} entries, {registers} registers at most, nothing spills", entries.len());
+    }
+}
+
+/// Each build on a part of the cases: those of one step, of several, of several stretches, and at the edges.
+#[test]
+fn sanitizers_find_nothing() {
+    let cases: Vec<_> = [(DType::F32, Tile::Small), (DType::F64, Tile::Tiny), (DType::F32, Tile::Thin)]
+        .into_iter()
+        .flat_map(|(dtype, tile)| boundary_cases(dtype, tile))
+        .collect();
+    run(&cases, Build::Address, is_exact);
+}
+
+#[test]
+fn threads_do_not_race() {
+    let [r, c, d] = sides(Tile::Tiny, DType::F64);
+    let case = |sizes, lie| (Case::new(DType::F64, &[], sizes, lie, integers()), Some(Tile::Tiny));
+    let mut cases = vec![
+        case([r, 3 * d, c], ROWS),
+        case([r + 1, d + 1, c - 1], ROWS),
+        case([2, 17 * d, 3], Lie::Odd),
+        case([r, 2 * d, c], Lie::Columns { left: true, right: true }),
+    ];
+    let [r, c, d] = sides(Tile::Small, DType::F32);
+    cases.push((Case::new(DType::F32, &[], [r + 1, 2 * d + 1, c + 1], ROWS, integers()), Some(Tile::Small)));
+    run(&cases, Build::Race, is_exact);
+}
+
+/// In the tiles that the back end chooses: sizes and strides at random, numbers of which no sum is exact.
+#[test]
+fn random_products_are_within_the_bound() {
+    let mut cases = Vec::new();
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let dtype = [DType::F32, DType::F64][random.below(2)];
+        let outer: Vec<usize> = (0..random.below(3)).map(|_| 1 + random.below(3)).collect();
+        let mut size = |most: usize| {
+            let most = [4, 20, most][random.below(3)];
+            1 + random.below(most)
+        };
+        let (sizes, lie) = ([size(80), size(300), size(80)], [ROWS, Lie::Any(seed)][seed as usize % 2]);
+        let mut values = Random(seed + 1000);
+        cases.push((Case::new(dtype, &outer, sizes, lie, || values.below(1 << 20) as f64 / 1000.0 - 500.0), None));
+    }
+    run(&cases, Build::Plain, |case, found| {
+        let (want, elements) = case.expected();
+        let epsilon = if case.dtype == DType::F32 { f64::from(f32::EPSILON) } else { f64::EPSILON };
+        let terms = case.launch.reduced[0] as f64;
+        let mut rest = want.clone();
+        for (at, sum, size) in elements {
+            let element = get(found, case.dtype, at, 0);
+            // The sums that this is held against are rounded, too.
+            let near = (element - sum).abs() <= (terms + 1.0) * epsilon * size;
+            assert!(near, "{}: {element} instead of {sum}, of terms that add up to {size}", case.what);
+            put(&mut rest, case.dtype, at, 0, element);
+        }
+        assert!(rest == found, "{}: bytes of no element are written to", case.what);
+    });
+}
+
+/// What is expected of sizes that matter: few tiles have stretches, thin results thin tiles, and the grid is the shape's.
+#[test]
+fn tiles_suit_the_sizes() {
+    let tile = |dtype: DType, outer: &[usize], [m, k, n]: [usize; 3]| {
+        let size = dtype.size() as isize;
+        let strides = [[k, 1], [n, 1], [n, 1]].map(|s| s.map(|s| s as isize * size));
+        let layout = |which: usize, matrix: [usize; 2]| Layout {
+            outer: outer.iter().map(|_| (matrix[0] * matrix[1]) as isize * size).collect(),
+            reduced: [[strides[0][1], strides[1][0], 0][which]].into_iter().collect(),
+            inner: [[strides[0][0], 0], [0, strides[1][1]], strides[2]][which].into_iter().collect(),
+        };
+        let launch = Launch {
+            outer: outer.into(),
+            reduced: [k].into_iter().collect(),
+            inner: [m, n].into_iter().collect(),
+            layouts: vec![layout(0, [m, k]), layout(1, [k, n]), layout(2, [m, n])],
+        };
+        let product = Product::new(dtype, &launch).expect("a product");
+        let classified = Classified::new(&product, [256; 3]).expect("a class");
+        let blocks = classified.dispatch().expect("a grid").grids[0].blocks;
+        (classified.class().tile, classified.class().split, blocks.iter().product::<u32>())
+    };
+    let single = |sizes| tile(DType::F32, &[], sizes);
+    assert_eq!(single([4096, 4096, 4096]), (Tile::Large, false, 1024));
+    assert_eq!(single([1024, 1024, 1024]), (Tile::Large, true, 256));
+    assert_eq!(single([512, 512, 512]), (Tile::Medium, true, 256));
+    assert_eq!(single([100, 100, 100]), (Tile::Small, false, 16));
+    assert_eq!(single([64, 1_000_000, 64]), (Tile::Medium, true, 256));
+    assert_eq!(single([1_000_000, 64, 1]), (Tile::Thin, false, 7813));
+    assert_eq!(single([1, 4096, 4096]), (Tile::Thin, true, 512));
+    assert_eq!(single([1, 10_000_000, 1]), (Tile::Tiny, true, 511));
+    assert_eq!(tile(DType::F32, &[100_000], [4, 4, 4]), (Tile::Tiny, false, 2 * 65_535), "a grid has no more along y");
+    assert_eq!(tile(DType::F64, &[], [4096, 4096, 4096]), (Tile::Medium, false, 4096));
+    assert_eq!(tile(DType::F64, &[16], [128, 128, 128]), (Tile::Small, false, 256));
+}
+
+#[test]
+fn what_is_no_product_is_refused() {
+    let case = Case::new(DType::F64, &[2], [3, 4, 5], ROWS, || 1.0);
+    assert!(Product::new(DType::I64, &case.launch).is_err());
+    let mut launch = case.launch.clone();
+    launch.layouts.pop();
+    assert!(Product::new(DType::F64, &launch).is_err());
+    let product = Product::new(DType::F64, &case.launch).expect("a product");
+    let error = Classified::new(&product, [256, 260, 256]).map(|_| ()).expect_err("it is not aligned");
+    assert_eq!(error.to_string(), "no CUDA code: f64 elements that are not aligned");
+    // Nothing is read where there are no products, and nothing is done where there are no elements.
+    let none = Case::new(DType::F64, &[0], [3, 4, 5], ROWS, || 1.0);
+    assert!(none.classified(None).dispatch().expect("a grid").grids.is_empty());
+}
