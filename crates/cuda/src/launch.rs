@@ -5,10 +5,14 @@
 //! everything but addresses and parameters; running it writes those into its argument block and calls the driver.
 //!
 //! Invariants: a prepared launch runs only with addresses that are aligned as those it was prepared for. No lock is held
-//! while anything is compiled or launched.
+//! while anything is compiled or launched. `matmul` does the same for products of matrices.
+
+mod matmul;
+
+pub use matmul::PreparedMatmul;
 
 use crate::driver::{Function, Module, Stream};
-use crate::emit::{Class, Dispatch, Field, Grid, Program};
+use crate::emit::{Class, Dispatch, Field, Grid, Program, Source};
 use crate::nvrtc::{Arch, Options};
 use crate::{Cache, Device, Error};
 use numfuse_core::kernel::Kernel;
@@ -31,6 +35,7 @@ pub struct Shared {
     options: Options,
     loaded: Mutex<FxHashMap<(Kernel, Class), Arc<Loaded>>>,
     compiled: AtomicU64,
+    products: matmul::Products,
 }
 
 /// The functions of a kernel for one class.
@@ -52,8 +57,8 @@ impl Backend {
     /// If the device gives no stream.
     pub fn new(device: Device, cache: Cache, options: Options) -> Result<Backend, Error> {
         let stream = device.stream()?;
-        let (loaded, compiled) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Backend(Arc::new(Shared { device, stream, cache, options, loaded, compiled })))
+        let (loaded, compiled, products) = (Mutex::default(), AtomicU64::new(0), matmul::Products::default());
+        Ok(Backend(Arc::new(Shared { device, stream, cache, options, loaded, compiled, products })))
     }
 
     /// A backend that is still in use.
@@ -117,12 +122,7 @@ impl Backend {
             return Ok(loaded.clone());
         }
         let program = Program::new(kernel, class)?;
-        let (major, minor) = self.0.device.arch();
-        let arch = Arch { major, minor };
-        let code = self.0.cache.machine_code(&program.source().text, arch, self.0.options)?;
-        let module = Module::load(&self.0.device, &code)?;
-        let functions =
-            program.source().entries.iter().map(|name| module.function(name)).collect::<Result<_, Error>>()?;
+        let functions = self.functions(program.source())?;
         let loaded = Arc::new(Loaded { program, functions });
         self.0.compiled.fetch_add(1, Ordering::Relaxed);
         let mut all = lock();
@@ -131,6 +131,14 @@ impl Backend {
         }
         // Another thread may have been faster: there is one of each.
         Ok(all.entry(key).or_insert(loaded).clone())
+    }
+
+    /// The entries of a text, compiled and loaded.
+    fn functions(&self, source: &Source) -> Result<SmallVec<[Function; 2]>, Error> {
+        let (major, minor) = self.0.device.arch();
+        let code = self.0.cache.machine_code(&source.text, Arch { major, minor }, self.0.options)?;
+        let module = Module::load(&self.0.device, &code)?;
+        source.entries.iter().map(|name| module.function(name)).collect()
     }
 }
 

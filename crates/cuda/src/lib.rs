@@ -22,5 +22,5 @@ pub mod nvrtc;
 pub use cache::Cache;
 pub use driver::{Device, Driver};
 pub use error::Error;
-pub use launch::{Backend, Prepared, Shared};
+pub use launch::{Backend, Prepared, PreparedMatmul, Shared};
 pub use nvrtc::{Arch, Compiler};
