@@ -1,6 +1,8 @@
 //! A GPU that is not there: the stand-in of the driver with one of NVRTC beside it, so that the facade runs on a device as
 //! it would on a real one, kernels and all. Each test has a process; see `fake.rs`.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 #[path = "../../../cuda/tests/common/emulator.rs"]
 pub mod emulator;
 #[path = "../../../cuda/tests/common/fake.rs"]
@@ -21,6 +23,17 @@ pub fn gpu() -> Fake {
         .variable("NUMFUSE_NVRTC", compiler().display())
         .variable("NUMFUSE_CUDA_CACHE", "")
         .variable("FAKE_NVRTC_PROGRAM", program.display())
+}
+
+/// The same, or with `NUMFUSE_TEST_GPU=1` this machine's first GPU, for a test that expects nothing but what every device
+/// does.
+pub fn any_gpu() -> Fake {
+    if is_real() { Fake::or_real() } else { gpu() }
+}
+
+/// True if [`any_gpu`] is a real one, whose driver does not count its calls.
+pub fn is_real() -> bool {
+    std::env::var_os("NUMFUSE_TEST_GPU").is_some_and(|value| value == "1")
 }
 
 /// The body of the test by which the stand-in of NVRTC has a text compiled; in a usual run of the tests it does nothing.

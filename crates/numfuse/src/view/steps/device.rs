@@ -360,7 +360,7 @@ impl Fit<'_, '_> {
     /// All that decides about the launches of a run: the addresses of arrays, and numbers.
     fn key(&self, results: &[Box<DeviceMemory>]) -> SmallVec<[u64; 8]> {
         let mut key: SmallVec<[u64; 8]> = results.iter().map(|memory| memory.address()).collect();
-        for outputs in &self.outputs {
+        if let Some(outputs) = &self.outputs {
             key.extend(outputs.iter().map(|output| output.first as u64));
         }
         for input in self.inputs {
