@@ -18,6 +18,7 @@ mod error;
 mod launch;
 pub mod matmul;
 pub mod nvrtc;
+mod search;
 
 pub use cache::Cache;
 pub use driver::{Device, Driver};

@@ -1,6 +1,6 @@
 //! CUDA C to machine code, by NVRTC: NVIDIA's compiler in the form of a library.
 //!
-//! * The library is looked for when it is first needed (`search.rs`), loaded once per process, and stays loaded. Where
+//! * The library is looked for when it is first needed, loaded once per process, and stays loaded. Where
 //!   there is none, [`Compiler::load`] says what was tried; nothing panics.
 //! * The result is machine code (CUBIN) of one architecture, never PTX: the driver would have to compile that again, and
 //!   refuses it when the library is newer than itself.
@@ -11,12 +11,12 @@
 //! `library.rs` is the binding (the only `unsafe` here), `usage.rs` reads what a kernel needs from the compiler's log.
 
 mod library;
-mod search;
 mod usage;
 
 pub use usage::Usage;
 
 use crate::Error;
+use crate::search::{self, Sought};
 use library::{Failure, Library};
 use sha2::{Digest, Sha256};
 use std::ffi::CString;
@@ -25,6 +25,16 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+
+const NVRTC: Sought = Sought {
+    variable: "NUMFUSE_NVRTC",
+    names: if cfg!(windows) {
+        &["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"]
+    } else {
+        &["libnvrtc.so.13", "libnvrtc.so.12"]
+    },
+    packages: &["nvidia/cu13/lib", "nvidia/cu13/bin/x86_64", "nvidia/cuda_nvrtc/lib", "nvidia/cuda_nvrtc/bin"],
+};
 
 /// What machine code is for: a compute capability. Shown as the compiler spells it, `sm_90`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -108,12 +118,12 @@ impl Compiler {
     /// system's loader looks; the active Python environment; a CUDA toolkit.
     pub fn load() -> Result<Compiler, Error> {
         static LOADED: OnceLock<Result<Compiler, Error>> = OnceLock::new();
-        LOADED.get_or_init(|| open_first(&search::candidates(&|name| std::env::var_os(name)))).clone()
+        LOADED.get_or_init(|| open_first(&search::candidates(&NVRTC, &|name| std::env::var_os(name)))).clone()
     }
 
     /// The library of this file, or the newest one in this folder.
     pub fn load_from(path: &Path) -> Result<Compiler, Error> {
-        open_first(&search::at(path))
+        open_first(&search::at(&NVRTC, path))
     }
 
     /// The version of the library.
@@ -219,7 +229,7 @@ mod tests {
     #[test]
     fn a_library_that_is_none_is_an_error_that_says_why() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join(search::NAMES[0]);
+        let file = folder.path().join(NVRTC.names[0]);
         fs::write(&file, "no library").unwrap();
         let Err(Error::NoCompiler(reason)) = Compiler::load_from(folder.path()) else { panic!("that is no library") };
         assert!(reason.contains(&format!("\n  {}: ", file.display())), "{reason}");
