@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 pub mod cache;
+mod cublas;
 #[allow(unsafe_code, reason = "the driver is a C library")]
 pub mod driver;
 pub mod emit;

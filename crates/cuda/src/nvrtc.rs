@@ -10,7 +10,7 @@
 //!
 //! `library.rs` is the binding (the only `unsafe` here), `usage.rs` reads what a kernel needs from the compiler's log.
 
-mod library;
+pub(crate) mod library;
 mod usage;
 
 pub use usage::Usage;

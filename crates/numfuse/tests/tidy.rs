@@ -26,6 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const UNSAFE: &[&str] = &[
     "crates/cpu/src/jit",
     "crates/cpu/src/launch",
+    "crates/cuda/src/cublas",
     "crates/cuda/src/driver",
     "crates/cuda/src/launch",
     "crates/cuda/src/nvrtc",

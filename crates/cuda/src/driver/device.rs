@@ -226,7 +226,7 @@ impl Device {
 
     /// Makes the context current on this thread for as long as the result lives.
     #[inline]
-    pub(super) fn enter(&self) -> Result<Current, Error> {
+    pub(crate) fn enter(&self) -> Result<Current, Error> {
         if let Some(error) = self.0.lost.get() {
             return Err(error.clone());
         }
@@ -235,7 +235,7 @@ impl Device {
 
     /// The same to free something, which even a lost device can do; nothing in a forked child, where the handles are
     /// those of the parent, nor at the end of the process.
-    pub(super) fn enter_to_free(&self) -> Option<Current> {
+    pub(crate) fn enter_to_free(&self) -> Option<Current> {
         self.0.enter().ok()
     }
 
@@ -252,7 +252,7 @@ impl Device {
     }
 
     /// An error for things of two devices in one call.
-    pub(super) fn check_same(&self, other: &Device) -> Result<(), Error> {
+    pub(crate) fn check_same(&self, other: &Device) -> Result<(), Error> {
         if Arc::ptr_eq(&self.0, &other.0) {
             return Ok(());
         }
@@ -380,7 +380,7 @@ impl Drop for Inner {
 }
 
 /// The context of a device is current on this thread, where this stays.
-pub(super) struct Current {
+pub(crate) struct Current {
     driver: Driver,
     /// The context of somebody else, which is made current again. A thread that had none keeps this one: whoever needs
     /// another makes it current, and the next call finds it.

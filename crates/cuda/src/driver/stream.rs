@@ -313,7 +313,7 @@ impl Stream {
         self.0.device.enter()
     }
 
-    pub(super) fn raw(&self) -> CUstream {
+    pub(crate) fn raw(&self) -> CUstream {
         self.0.raw
     }
 

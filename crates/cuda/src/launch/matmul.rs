@@ -1,7 +1,9 @@
-//! Products of matrices on a device, by our own text: what [`Backend::prepare_matmul`] returns is run as a kernel is.
+//! Products of matrices on a device: what [`Backend::prepare_matmul`] returns is run as a kernel is. cuBLAS does those that it
+//! can, where it can be loaded; our own text does the others.
 
 use super::{ALIGNMENT, Backend, MOST_LOADED};
 use crate::Error;
+use crate::cublas::{Gemm, Handle};
 use crate::driver::{Function, Stream};
 use crate::emit::{Dispatch, Grid};
 use crate::matmul::{ADDRESSES, Class, Classified, Product, Program};
@@ -10,12 +12,14 @@ use numfuse_core::launch::Launch;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What a backend keeps for products.
 #[derive(Default)]
 pub(super) struct Products {
     loaded: Mutex<FxHashMap<Class, Functions>>,
+    /// cuBLAS on the device, or why it cannot be had.
+    library: OnceLock<Result<Arc<Handle>, String>>,
 }
 
 type Functions = Arc<SmallVec<[Function; 2]>>;
@@ -29,12 +33,32 @@ impl Backend {
     pub fn prepare_matmul(&self, dtype: DType, launch: &Launch, addresses: &[u64]) -> Result<PreparedMatmul, Error> {
         let product = Product::new(dtype, launch)?;
         let addresses = three(addresses)?;
+        product.check_aligned(addresses)?;
+        let alignments = addresses.map(|address| (address % ALIGNMENT) as u8);
+        if let Some(gemm) = Gemm::new(&product)
+            && let Ok(library) = self.cublas()
+        {
+            return Ok(PreparedMatmul { work: Work::Library(library.clone(), gemm), alignments });
+        }
         let classified = Classified::new(&product, addresses)?;
         let dispatch = classified.dispatch()?;
         let functions = self.functions_of(classified.class())?;
         let words = classified.words();
-        let alignments = addresses.map(|address| (address % ALIGNMENT) as u8);
-        Ok(PreparedMatmul { work: Work::Emitted { classified, dispatch, functions, words }, alignments })
+        Ok(PreparedMatmul {
+            work: Work::Text(Box::new(Emitted { classified, dispatch, functions, words })),
+            alignments,
+        })
+    }
+
+    /// cuBLAS on the device, or why it cannot be had; decided once.
+    fn cublas(&self) -> Result<&Arc<Handle>, &str> {
+        let library = self.0.products.library.get_or_init(|| Handle::new(&self.0.device).map(Arc::new));
+        library.as_ref().map_err(String::as_str)
+    }
+
+    /// Why products of matrices are not left to cuBLAS; nothing where they are. Loads it, if nobody has.
+    pub fn without_cublas(&self) -> Option<&str> {
+        self.cublas().err()
     }
 
     /// The functions of a class.
@@ -61,28 +85,40 @@ pub struct PreparedMatmul {
 
 /// Who does it.
 enum Work {
-    Emitted { classified: Classified, dispatch: Dispatch, functions: Functions, words: SmallVec<[u64; 32]> },
+    Library(Arc<Handle>, Gemm),
+    Text(Box<Emitted>),
+}
+
+/// A product by our own text.
+struct Emitted {
+    classified: Classified,
+    dispatch: Dispatch,
+    functions: Functions,
+    words: SmallVec<[u64; 32]>,
 }
 
 impl PreparedMatmul {
     /// Who does it, for people.
     pub fn runs_on(&self) -> &'static str {
         match self.work {
-            Work::Emitted { .. } => "emitted",
+            Work::Library(..) => "cuBLAS",
+            Work::Text(_) => "emitted",
         }
     }
 
     /// Bytes of memory that a run needs besides its operands, at a multiple of 256.
     pub fn workspace(&self) -> u64 {
         match &self.work {
-            Work::Emitted { dispatch, .. } => dispatch.workspace,
+            Work::Library(..) => 0,
+            Work::Text(emitted) => emitted.dispatch.workspace,
         }
     }
 
     /// The launches of a run, in order; none if a library does it, so that it cannot be part of a graph.
     pub fn grids(&self) -> Option<&[Grid]> {
         match &self.work {
-            Work::Emitted { dispatch, .. } => Some(&dispatch.grids),
+            Work::Library(..) => None,
+            Work::Text(emitted) => Some(&emitted.dispatch.grids),
         }
     }
 
@@ -102,7 +138,9 @@ impl PreparedMatmul {
     /// As for [`super::Prepared::run`]; `out` overlaps no input.
     pub unsafe fn run(&self, stream: &Stream, addresses: &[u64], workspace: u64) -> Result<(), Error> {
         match &self.work {
-            Work::Emitted { .. } => self.each(addresses, workspace, |function, grid, words| {
+            // SAFETY: as the caller promises.
+            Work::Library(library, gemm) => unsafe { library.multiply(stream, gemm, self.check(addresses)?) },
+            Work::Text(_) => self.each(addresses, workspace, |function, grid, words| {
                 // SAFETY: as the caller promises; a launch needs no more than that.
                 unsafe { stream.launch(function, grid, words) }
             }),
@@ -121,7 +159,9 @@ impl PreparedMatmul {
     ) -> Result<(), Error> {
         let addresses = self.check(addresses)?;
         match &self.work {
-            Work::Emitted { classified, dispatch, functions, words } => {
+            Work::Library(..) => Err(Error::Internal("a product that a library does has no launches".into())),
+            Work::Text(emitted) => {
+                let Emitted { classified, dispatch, functions, words } = &**emitted;
                 let mut words = words.clone();
                 words[..ADDRESSES].copy_from_slice(&classified.addresses(addresses, workspace));
                 dispatch.grids.iter().try_for_each(|grid| launch(&functions[grid.entry], grid, &words))

@@ -202,14 +202,15 @@ impl Drop for OwnedProgram<'_> {
 /// # Safety
 ///
 /// `T` is the type of a pointer to that function, and `library` is never unloaded.
-unsafe fn symbol<T: Copy>(library: &libloading::Library, name: &str) -> Result<T, String> {
+pub(crate) unsafe fn symbol<T: Copy>(library: &libloading::Library, name: &str) -> Result<T, String> {
     // SAFETY: the caller vouches for the type.
     let found = unsafe { library.get::<T>(name.as_bytes()) };
     found.map(|function| *function).map_err(|error| format!("it is older than CUDA 12: {error}"))
 }
 
-fn load(path: &Path) -> Result<libloading::Library, String> {
-    // SAFETY: what runs at loading is the initialisation of the library that the user has installed under NVRTC's name.
+/// Loads a library of NVIDIA's, which has a constructor.
+pub(crate) fn load(path: &Path) -> Result<libloading::Library, String> {
+    // SAFETY: what runs at loading is the initialisation of the library that the user has installed under NVIDIA's name.
     unsafe { libloading::Library::new(path) }.map_err(|error| error.to_string())
 }
 
