@@ -31,7 +31,7 @@ class Case:
     outputs: tuple
     # The same for libraries with NumPy's functions: `formula(xp, *inputs)`.
     formula: object
-    # The share of the copy rate that is expected of numfuse, from issue 4's figures.
+    # The share of the copy rate that is expected of numfuse.
     expected: float
     # What a library does better in its own words: library to `formula(module, *inputs)`.
     own: dict = field(default_factory=dict)

@@ -68,6 +68,8 @@ def stages(options):
     if small:
         command += ["--bytes", 40_000, "--reps", 2, "--sizes", "1000", "--only", "copy,fma,sum,softmax"]
     found.append(Stage("bench", command, 95))
+    command = [program("device_calls")]
+    found.append(Stage("calls", command + (["--bytes", 400_000, "--reps", 2, "--sizes", 1000] if small else []), 45))
     for peer, seconds in {"numpy": 60}.items() if small else PEERS.items():
         command = [sys.executable, HERE / "peers.py", peer, "--seconds", seconds - 10]
         if small:

@@ -3,7 +3,8 @@
     python3 benches/gpu/pack.py [--output FILE] [--arch 8.0,9.0] [--few 10.0,12.0]
 
 Builds the programs (release, stripped, for x86-64 Linux with glibc 2.34 or newer), compiles the texts of all samples beforehand, for the
-architectures of `--arch`; for those of `--few` the benchmark's alone. That takes NVRTC, of `$NUMFUSE_NVRTC` or as numfuse finds it, or
+architectures of `--arch`; for those of `--few` the benchmark's alone. It takes some minutes the first time: a tenth of a second for each of
+some two thousand texts. It also takes NVRTC, of `$NUMFUSE_NVRTC` or as numfuse finds it, or
 from the wheel that numfuse's tests have fetched into the target folder; without one the archive has no machine code, and the other
 machine compiles. There, unpack and run `./run.sh`.
 """
@@ -25,7 +26,7 @@ import check
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 NAME = "numfuse-gpu-check"
-EXAMPLES = ["device_check", "device_bench"]
+EXAMPLES = ["device_check", "device_bench", "device_calls"]
 MOST_BYTES = 64 << 20
 GLIBC = (2, 34)
 RUN = """\
@@ -41,7 +42,7 @@ def say(text):
 
 def build(target):
     """The programs, fresh."""
-    for words in (["-p", "numfuse-cuda", "--examples"], ["-p", "numfuse-cli"]):
+    for words in (["-p", "numfuse-cuda", "--examples"], ["-p", "numfuse", "--example", "device_calls"], ["-p", "numfuse-cli"]):
         subprocess.run(["cargo", "build", "--release", *words], cwd=ROOT, check=True)
     release = target / "release"
     return [release / "examples" / name for name in EXAMPLES] + [release / "numfuse"]
@@ -62,15 +63,16 @@ def compiler(target):
     return {}
 
 
-def prefill(program, target, kept, archs, few):
-    """Compiles texts into a cache that is kept from pack to pack. Returns the folder with those of this pack's."""
+def prefill(program, target, kept, archs, few, most):
+    """Compiles texts into a cache that is kept from pack to pack; of random samples at most so many of a kind. Returns the files."""
     start = time.time() - 1
     variables = dict(os.environ, NUMFUSE_CUDA_CACHE=str(kept), **compiler(target))
     common = ["--cases", HERE / "cases.txt"]
     bytes_of_cases = [1 << 30, *(4 * n for n in cases.SMALL_SIZES)]
     jobs = [("bench", ["--bytes", ",".join(map(str, bytes_of_cases))], archs + few)]
     for kind, (count, _) in check.CHECKS.items():
-        jobs.append((kind, ["--count", count] if count else [], archs))
+        count = min(count, most) if count and most is not None else count
+        jobs.append((kind, ["--count", count] if count is not None else [], archs))
     for kind, words, archs_of_kind in jobs:
         if archs_of_kind:
             command = [program, "prefill", kind, "--arch", ",".join(archs_of_kind), *common, *words]
@@ -92,6 +94,7 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, default=target / f"{NAME}.tar.gz")
     parser.add_argument("--arch", default="8.0,9.0", help="compute capabilities whose machine code comes along")
     parser.add_argument("--few", default="10.0,12.0", help="those that get the benchmark's machine code alone")
+    parser.add_argument("--samples", type=int, help="compile at most so many random samples of a kind; the other machine compiles the rest")
     parser.add_argument("--bin", type=pathlib.Path, help="a folder of programs to take as they are, and no machine code: for tests")
     options = parser.parse_args()
     archs, few = ([arch for arch in text.split(",") if arch] for text in (options.arch, options.few))
@@ -112,7 +115,7 @@ def main():
                     raise SystemExit(f"{program.name} asks for a newer glibc than {GLIBC[0]}.{GLIBC[1]}")
             kept = target / "gpu-check" / "cache"
             kept.mkdir(parents=True, exist_ok=True)
-            for path in prefill(root / "bin" / "device_check", target, kept, archs, few):
+            for path in prefill(root / "bin" / "device_check", target, kept, archs, few, options.samples):
                 place = root / "cache" / path.relative_to(kept)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, place)

@@ -38,6 +38,8 @@ def result(device="NVIDIA H200", small=False):
         {"kind": "small", "case": "sum", "lib": "numfuse", "elements": 1000, "host_us": 3.0, "call_us": 4.0},
         {"kind": "compile", "case": "fma", "kernels": 1, "cold_ms": 200.0, "disk_ms": 0.5},
         {"kind": "transfer", "what": "up, pinned", "gbs": 55.0},
+        {"kind": "stream", "bytes": 1e9, "ms": 60.0, "up_gbs": 44.0},
+        {"kind": "evaluate", "what": "held kernel", "elements": 1000, "host_us": 6.0, "call_us": 7.0},
         {"kind": "peer", "peer": "numba", "missing": "no | such module"},
         {"kind": "left out", "lib": "cupy", "case": "softmax", "why": "differs"},
     ]
@@ -96,6 +98,8 @@ class Report(unittest.TestCase):
         self.assertIn("| **50 %** | 75 % | **2.00 torch** |", text)
         self.assertIn("| rows | 7 | **1** | 5 | all | 2.0 s |", text)
         self.assertIn("| **200.0** | 0.50 |", text)
+        self.assertIn("bytes up | 44.0 | **80 %** |", text)
+        self.assertIn("| `x*y + z`, held kernel | 1,000 | **6.0** | 7.0 |", text)
         self.assertIn("no \\| such module", text)
         self.assertNotIn("mean nothing", text)
 
@@ -122,7 +126,7 @@ class Report(unittest.TestCase):
             report.record(result(device="NVIDIA A100"), page)
             report.record(result(), page)
             text = page.read_text()
-        self.assertTrue(text.startswith("Measured on 2030-01-02 on an NVIDIA H200.\n\n# Benchmarks on a GPU"), text[:200])
+        self.assertTrue(text.startswith("Measured on 2030-01-02, NVIDIA H200.\n\n# Benchmarks on a GPU"), text[:200])
         self.assertNotIn("A100", text)
         self.assertEqual((text.count(report.BEGIN), text.count(report.END), text.count("(fma)")), (1, 1, 1))
 
