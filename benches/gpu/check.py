@@ -13,10 +13,10 @@ import json
 import os
 import pathlib
 import platform
-import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import cases
@@ -27,13 +27,15 @@ ROOT = HERE.parent.parent
 CHECKS = {"rows": (1000, 45), "columns": (600, 35), "graphs": (250, 30), "shapes": (None, 25), "cases": (None, 25)}
 PEERS = {"cupy": 50, "jax": 50, "torch": 35, "torch.compile": 80, "numba": 35}
 SANITIZERS = {"memcheck": 30, "racecheck": 30}
+# Characters of a stage's output that are kept.
+LOGGED = 200_000
 
 
 class Stage:
     """A stage's command and limit."""
 
-    def __init__(self, name, command, seconds, records=True):
-        self.name, self.command, self.seconds, self.records = name, [str(word) for word in command], seconds, records
+    def __init__(self, name, command, seconds):
+        self.name, self.command, self.seconds = name, [str(word) for word in command], seconds
 
 
 def program(name):
@@ -83,44 +85,50 @@ def newest(folder, pattern):
     return str(found[-1]) if found else None
 
 
-def environment(out):
-    """The machine code that came along, in a folder that can be written to; NVRTC of this Python, if it has one."""
+def environment():
+    """The machine code that came along; NVRTC of this Python, if it has one."""
     variables = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1")
-    cache = out / "cache"
-    if "NUMFUSE_CUDA_CACHE" not in variables:
-        if (ROOT / "cache").exists() and not cache.exists():
-            shutil.copytree(ROOT / "cache", cache)
-        variables["NUMFUSE_CUDA_CACHE"] = str(cache)
+    if (ROOT / "cache").exists():
+        variables.setdefault("NUMFUSE_CUDA_CACHE", str(ROOT / "cache"))
     if sys.prefix != "/usr":
         variables.setdefault("VIRTUAL_ENV", sys.prefix)
     return variables
 
 
-def run(stage, out, variables, seconds):
-    """Runs a stage; returns what is to be written about it, and its records."""
-    lines = out / "lines.json"
-    lines.unlink(missing_ok=True)
-    command = [*stage.command, "--json", str(lines)]
-    start = time.monotonic()
-    log = out / (re.sub(r"[^a-z0-9]+", "-", stage.name) + ".log")
-    with open(log, "wb") as file:
+def run(stage, log, variables, seconds):
+    """Runs a stage, whose output goes to the end of a file; returns what is to be written about it, and its records."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines, output = pathlib.Path(folder) / "lines.json", pathlib.Path(folder) / "output"
+        command = [*stage.command, "--json", str(lines)]
+        start = time.monotonic()
+        with open(output, "wb") as file:
+            try:
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=variables, start_new_session=True)
+            except OSError as error:
+                return {"stage": stage.name, "status": "skipped", "why": str(error)}, []
+            try:
+                code = process.wait(seconds)
+                status = "passed" if code == 0 else "failed"
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                process.wait()
+                code, status = None, "out of time"
+        about = {"stage": stage.name, "status": status, "code": code, "seconds": round(time.monotonic() - start, 1)}
+        text = output.read_text(errors="replace")
+        with open(log, "a") as file:
+            file.write(f"=== {stage.name}: {status}\n{text[-LOGGED:]}\n")
+        if status != "passed":
+            about["output"] = text[-3000:]
+        return about, [dict(record, stage=stage.name) for record in read_lines(lines)]
+
+
+def read_lines(file):
+    """The records of a file; a program that was ended may have left half of one."""
+    for line in file.read_text().splitlines() if file.exists() else []:
         try:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=variables, start_new_session=True)
-        except OSError as error:
-            return {"stage": stage.name, "status": "skipped", "why": str(error)}, []
-        try:
-            code = process.wait(seconds)
-            status = "passed" if code == 0 else "failed"
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
-            code, status = None, "out of time"
-    tail = log.read_text(errors="replace")[-3000:]
-    about = {"stage": stage.name, "status": status, "code": code, "seconds": round(time.monotonic() - start, 1)}
-    if status != "passed":
-        about["output"] = tail
-    records = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
-    return about, [dict(record, stage=stage.name) for record in records]
+            yield json.loads(line)
+        except ValueError:
+            return
 
 
 def hardware():
@@ -149,7 +157,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    variables = environment(out)
+    log = out / "log.txt"
+    log.write_text("")
+    variables = environment()
     end = time.monotonic() + 60 * options.minutes
     commit = ROOT / "commit"
     result = {
@@ -170,7 +180,7 @@ def main(arguments=None):
             about, records = {"stage": stage.name, "status": "skipped", "why": "out of time"}, []
         else:
             print(f"{stage.name} ...", flush=True)
-            about, records = run(stage, out, variables, seconds)
+            about, records = run(stage, log, variables, seconds)
         print(f"{stage.name}: {about['status']} {about.get('why', '')} in {about.get('seconds', 0)} s", flush=True)
         if about["status"] in ("failed", "out of time"):
             good = False

@@ -156,7 +156,7 @@ class Check(unittest.TestCase):
         self.assertEqual([(s["stage"], s["status"], s["output"]) for s in found["stages"]], [("smoke", "failed", "no device\n")])
 
     def test_what_a_stage_has_found_stays_if_it_fails(self):
-        body = 'echo \'{"kind": "check", "samples": "x", "done": 2, "failed": 1, "kernels": 1, "ended": "all", "seconds": 1}\' >> "$last"\n[ "$1" = smoke ]'
+        body = 'echo \'{"kind": "check", "samples": "x", "done": 2, "failed": 1, "kernels": 1, "ended": "all", "seconds": 1}\' >> "$last"\necho \'{"half\' >> "$last"\n[ "$1" = smoke ]'
         code, found = self.run_with({"device_check": body, "device_bench": "exit 0"}, ["--only", "check rows,bench"])
         self.assertEqual(code, 1)
         self.assertEqual([s["status"] for s in found["stages"]], ["passed", "failed", "passed"])
