@@ -309,11 +309,31 @@ fn arrays_of_another_device_are_refused() {
 }
 
 #[test]
-fn products_of_matrices_are_refused() {
-    gpu().run(|| {
+fn matrices_are_multiplied_there() {
+    any_gpu().run(|| {
         let device = Device::cuda(0).unwrap();
-        let a = floats(9, &[3, 3]).to_device(&device).unwrap();
-        assert_eq!(engine(&device).evaluate("a @ a", &vars! { a }).unwrap_err().code(), Code::DeviceUnsupported);
+        let engine = engine(&device);
+        // Small integers, so that any order of the sums has the same bits.
+        let ints = |shape: &[usize]| {
+            let count: usize = shape.iter().product();
+            Array::from_vec((0..count).map(|i| (i * 7 % 11) as f64 - 5.0).collect(), shape).unwrap()
+        };
+        let (a, b, stack) = (ints(&[17, 33]), ints(&[33, 9]), ints(&[3, 9, 5]));
+        let there = [&a, &b, &stack].map(|array| array.to_device(&device).unwrap());
+        for text in ["a @ b", "2*(a @ b) + 1", "(a @ b) @ c", "b.T @ a.T", "sum(a @ b)", "(a + 1) @ b[:, ::-1] - k"] {
+            let want = numfuse::evaluate(text, &vars! { a, b, c: stack, k: 2 }).unwrap();
+            let env = vars! { a: there[0], b: there[1], c: there[2], k: 2 };
+            for _ in 0..2 {
+                assert_eq!(engine.evaluate(text, &env).unwrap(), want, "{text}");
+            }
+            assert_eq!(engine.evaluate(text, &vars! { a, b, c: stack, k: 2 }).unwrap(), want, "{text}, of the host");
+        }
+        // In the memory of an input.
+        let mut square = ints(&[8, 8]).to_device(&device).unwrap();
+        let view = square.view_mut();
+        let alias = aliased(&view);
+        engine.evaluate_into("s @ s", &Env::new().with("s", &alias), vec![view]).unwrap();
+        assert_eq!(square, numfuse::evaluate("s @ s", &vars! { s: ints(&[8, 8]) }).unwrap());
     });
 }
 

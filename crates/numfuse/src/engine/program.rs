@@ -278,19 +278,12 @@ impl Call {
                     let tier = shared.code.get(&kernel)?;
                     steps.push(&kernel, tier, bound, buffers, before == group)?;
                 }
-                Work::Matmul(_) if !shared.device.is_cpu() => return Err(no_products()),
+                Work::Matmul(dtype) if !shared.device.is_cpu() => steps.push_matmul_on_device(dtype, bound, buffers)?,
                 Work::Matmul(dtype) => steps.push_matmul(dtype, shared.code.compiler().is_some(), bound, buffers)?,
             }
         }
         Ok(Call { variant, steps })
     }
-}
-
-/// The error of a product of matrices on a device.
-#[cold]
-fn no_products() -> Error {
-    let error = Diagnostic::new(Code::DeviceUnsupported, "products of matrices do not run on CUDA devices yet");
-    error.hint("an engine without a device computes them").into()
 }
 
 /// An error if an output is not one for a result of this dtype and place.

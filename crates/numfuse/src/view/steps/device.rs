@@ -8,12 +8,13 @@ use crate::array::Array;
 use crate::error::{Result, cuda_error};
 use crate::layout::copy;
 use crate::view::{ArrayMut, ArrayRef, Data, DeviceMemory};
-use numfuse_core::kernel::{Inst, Kernel};
+use numfuse_core::dtype::DType;
+use numfuse_core::kernel::{Inst, Kernel, Level};
 use numfuse_core::launch::Layout;
 use numfuse_core::plan::{Bound, BufferId};
 use numfuse_cuda::driver::{Function, Graph};
 use numfuse_cuda::emit::Grid;
-use numfuse_cuda::{Backend, Prepared};
+use numfuse_cuda::{Backend, Prepared, PreparedMatmul};
 use smallvec::SmallVec;
 use std::sync::{Arc, Mutex};
 
@@ -25,8 +26,8 @@ pub(super) struct Target {
     outputs: SmallVec<[Lie; 2]>,
     /// Bytes that kernels need besides the arena, one after the other.
     workspace: usize,
-    /// Launches of all steps together.
-    launches: usize,
+    /// Launches of all steps together; none if a library does some of them.
+    launches: Option<usize>,
     /// The last run, to be repeated as a graph.
     last: Mutex<Last>,
 }
@@ -59,13 +60,35 @@ const ALIGNMENT: u64 = 16;
 /// Where the arena's parts and the workspace begin: a multiple of this.
 const ARENA: usize = 256;
 
-/// A kernel on a device, ready to run.
+/// A kernel or a product of matrices on a device, ready to run.
 pub(super) struct Launched {
-    prepared: Prepared,
+    code: Code,
     /// The inputs that are parameters, after those of the plan.
     numbers: SmallVec<[u32; 2]>,
     /// Of each operand.
     layouts: Vec<Layout>,
+}
+
+enum Code {
+    Kernel(Box<Prepared>),
+    Product(PreparedMatmul),
+}
+
+impl Code {
+    fn workspace(&self) -> u64 {
+        match self {
+            Code::Kernel(prepared) => prepared.workspace(),
+            Code::Product(prepared) => prepared.workspace(),
+        }
+    }
+
+    /// How many launches it is; none if it is a library's.
+    fn launches(&self) -> Option<usize> {
+        match self {
+            Code::Kernel(prepared) => Some(prepared.grids().len()),
+            Code::Product(prepared) => prepared.grids().map(<[Grid]>::len),
+        }
+    }
 }
 
 impl Lie {
@@ -102,6 +125,21 @@ impl Target {
         steps.arena_bytes.next_multiple_of(ARENA) + self.workspace
     }
 
+    /// An operand, and an address that is aligned as its first element will be.
+    fn placed(&self, operand: Operand) -> (Operand, u64) {
+        // Of one that reaches nothing any address will do, and one that is aligned serves best.
+        if operand.low >= operand.high {
+            return (Operand { offset: 0, ..operand }, 0);
+        }
+        let lie = match operand.buffer {
+            Slot::Input(n) => self.inputs[n as usize],
+            Slot::Output(n) => self.outputs[n as usize],
+            Slot::Temp { .. } => Lie::Low(0),
+        };
+        let address = lie.example().wrapping_add_signed(operand.offset as i64);
+        (operand, address)
+    }
+
     /// True if arrays lie as those that were bound.
     #[inline]
     pub(super) fn fits(&self, inputs: &[&ArrayRef<'_>], outputs: Option<&[ArrayMut<'_>]>) -> bool {
@@ -123,7 +161,7 @@ impl Steps {
         let inputs = inputs.iter().map(|input| Lie::of(input)).collect();
         let last = Mutex::default();
         self.device =
-            Some(Box::new(Target { backend: backend.clone(), inputs, outputs, workspace: 0, launches: 0, last }));
+            Some(Box::new(Target { backend: backend.clone(), inputs, outputs, workspace: 0, launches: Some(0), last }));
     }
 
     /// Adds a kernel with a launch of it, which runs on these buffers on the device.
@@ -141,11 +179,6 @@ impl Steps {
             return Err(broken("operand count"));
         }
         let is_number = |slot: Slot| matches!(slot, Slot::Input(n) if target.inputs[n as usize] == Lie::Number);
-        let lie = |slot: Slot| match slot {
-            Slot::Input(n) => target.inputs[n as usize],
-            Slot::Output(n) => target.outputs[n as usize],
-            Slot::Temp { .. } => Lie::Low(0),
-        };
         let Bound { mut launch, offsets, params, .. } = bound;
         let (mut kernel, mut numbers, mut kept) = (kernel, SmallVec::new(), SmallVec::<[usize; 8]>::new());
         for (n, (_, slot)) in slots.iter().enumerate() {
@@ -161,29 +194,65 @@ impl Steps {
         let mut operands: SmallVec<[Operand; 6]> = SmallVec::new();
         let mut addresses: SmallVec<[u64; 8]> = SmallVec::new();
         for (m, (operand, layout)) in kernel.operands.iter().zip(&launch.layouts).enumerate() {
-            let ((buffer, slot), offset) = (slots[kept[m]], offsets[kept[m]]);
+            let ((buffer, _), offset) = (slots[kept[m]], offsets[kept[m]]);
             let how = Use {
                 level: operand.level,
                 size: operand.dtype.size(),
                 writes: operand.role == Role::Out,
                 folds_only: !launch.reduced.is_empty() && folds_only(&kernel, m as u32),
             };
-            let operand = self.operand(buffer, offset, &launch, layout, how)?;
-            // Of an operand that reaches nothing any address will do, and one that is aligned serves best.
-            let reaches = operand.low < operand.high;
-            addresses.push(if reaches { lie(slot).example().wrapping_add_signed(offset as i64) } else { 0 });
-            operands.push(Operand { offset: if reaches { offset } else { 0 }, ..operand });
+            let (operand, address) = target.placed(self.operand(buffer, offset, &launch, layout, how)?);
+            operands.push(operand);
+            addresses.push(address);
         }
         let prepared = backend.prepare(&kernel, &launch, &addresses).map_err(cuda_error)?;
-        if let Some(target) = &mut self.device {
-            target.workspace = target.workspace.max(prepared.workspace() as usize);
-            target.launches += prepared.grids().len();
-        }
         let is_map = kernel.reductions.is_empty() && kernel.scratch.is_empty();
         let params = params.iter().map(|p| p.bits()).collect();
-        let code = Runner::Launched(Box::new(Launched { prepared, numbers, layouts: launch.layouts }));
-        self.steps.push(Step { code, operands, params, is_map, joins: false });
+        let launched = Launched { code: Code::Kernel(Box::new(prepared)), numbers, layouts: launch.layouts };
+        self.push_launched(launched, operands, params, is_map);
         Ok(())
+    }
+
+    /// Adds a product of matrices with a launch of it, which runs on these buffers on the device.
+    pub fn push_matmul_on_device(
+        &mut self,
+        dtype: DType,
+        bound: Bound,
+        buffers: impl Iterator<Item = BufferId>,
+    ) -> Result<()> {
+        let Some(target) = &self.device else { return Err(broken("there is no device")) };
+        let Bound { launch, offsets, .. } = bound;
+        let buffers: SmallVec<[BufferId; 8]> = buffers.collect();
+        if (buffers.len(), offsets.len(), launch.layouts.len()) != (3, 3, 3) {
+            return Err(broken("operand count"));
+        }
+        let (mut operands, mut addresses) = (SmallVec::new(), SmallVec::<[u64; 8]>::new());
+        for (n, layout) in launch.layouts.iter().enumerate() {
+            let writes = n == 2;
+            let how = Use { level: Level::Inner, size: dtype.size(), writes, folds_only: !writes };
+            let operand = self.operand(buffers[n], offsets[n], &launch, layout, how)?;
+            let (operand, address) = target.placed(operand);
+            operands.push(operand);
+            addresses.push(address);
+        }
+        let prepared = target.backend.prepare_matmul(dtype, &launch, &addresses).map_err(cuda_error)?;
+        let launched = Launched { code: Code::Product(prepared), numbers: SmallVec::new(), layouts: launch.layouts };
+        self.push_launched(launched, operands, SmallVec::new(), false);
+        Ok(())
+    }
+
+    fn push_launched(
+        &mut self,
+        launched: Launched,
+        operands: SmallVec<[Operand; 6]>,
+        params: SmallVec<[u64; 4]>,
+        is_map: bool,
+    ) {
+        if let Some(target) = &mut self.device {
+            target.workspace = target.workspace.max(launched.code.workspace() as usize);
+            target.launches = target.launches.zip(launched.code.launches()).map(|(all, these)| all + these);
+        }
+        self.steps.push(Step { code: Runner::Launched(Box::new(launched)), operands, params, is_map, joins: false });
     }
 }
 
@@ -255,7 +324,13 @@ impl Fit<'_, '_> {
                 // is an array of the very place that was checked, in memory of this device that is given back in the order
                 // of its stream, or memory of ours of the size that was checked. What overlaps was ruled out or found to be
                 // in place by the caller. The workspace is as large as any of the kernels needs.
-                unsafe { launched.prepared.run(stream, addresses, params, workspace) }.map_err(|e| cuda_error(e).into())
+                let ran = unsafe {
+                    match &launched.code {
+                        Code::Kernel(prepared) => prepared.run(stream, addresses, params, workspace),
+                        Code::Product(prepared) => prepared.run(stream, addresses, workspace),
+                    }
+                };
+                ran.map_err(|e| cuda_error(e).into())
             })?;
         }
         for (n, guard) in steps.guards.iter().enumerate() {
@@ -317,7 +392,9 @@ impl Fit<'_, '_> {
         arena: &mut Option<Arc<DeviceMemory>>,
         go_on: &impl Fn() -> bool,
     ) -> Result<bool, Ended> {
-        if target.launches < MANY_LAUNCHES || target.arena_bytes(self.steps) > SMALL_ARENA {
+        if target.launches.is_none_or(|launches| launches < MANY_LAUNCHES)
+            || target.arena_bytes(self.steps) > SMALL_ARENA
+        {
             return Ok(false);
         }
         // Who finds another thread here launches the steps one by one.
@@ -338,7 +415,10 @@ impl Fit<'_, '_> {
                 let mut failed = Ok(());
                 ended = self.each_launch(results, memory.address(), |launched, addresses, params, workspace| {
                     let add = |f: &Function, grid: &Grid, words: &[u64]| capture.launch(f, grid, words);
-                    let captured = launched.prepared.each(addresses, params, workspace, add);
+                    let captured = match &launched.code {
+                        Code::Kernel(prepared) => prepared.each(addresses, params, workspace, add),
+                        Code::Product(prepared) => prepared.each(addresses, workspace, add),
+                    };
                     captured.map_err(|e| {
                         failed = Err(e.clone());
                         cuda_error(e).into()
