@@ -1,6 +1,6 @@
 //! Products of matrices as CUDA C: what [`numfuse_core::plan::Work::Matmul`] is on a device where no library does it.
 //!
-//! A [`Product`] is a launch in the form that both this and [`crate::cublas`] work on. A [`Program`] is the text for a
+//! A [`Product`] is a launch in the form that both this and `cublas.rs` work on. A [`Program`] is the text for a
 //! [`Class`] of products, in whose [`Tile`]s blocks compute the result; `matmul/kernel.cu` is that text, below the constants
 //! that a class is. There is one text for all shapes: thin results take thin tiles, and where there are too few
 //! tiles for a device, each is computed in stretches of the depth, which a second entry adds up.
