@@ -309,6 +309,28 @@ impl<'a> ArrayRef<'a> {
         self.memory().map_or(Device::cpu(), DeviceMemory::device)
     }
 
+    /// A row-major copy on a device; see [`Array::to_device`](crate::Array::to_device).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn to_device(&self, device: &Device) -> Result<crate::Array> {
+        crate::Array::copy_to(self, device)
+    }
+
+    /// Copies the elements into an array of the same dtype and shape, wherever the two are.
+    ///
+    /// # Errors
+    /// If the dtypes or shapes differ, the two share memory, or a device is lost.
+    pub fn copy_into(&self, to: &mut ArrayMut<'_>) -> Result<()> {
+        if crate::layout::overlap(&self.span(), &to.span()) {
+            return Err(Error::new(Code::Output, "an array was to be copied into its own memory"));
+        }
+        if (to.dtype(), to.shape()) != (self.dtype(), self.shape()) {
+            return Err(Error::new(Code::Output, format!("{self:?} was to be copied into {to:?}")));
+        }
+        to.copy_from(self)
+    }
+
     /// The memory of a device that the elements are in; none if they are on the host.
     pub(crate) fn memory(&self) -> Option<&'a DeviceMemory> {
         match self.data {

@@ -6,7 +6,7 @@
 
 use super::program::{Call, Program};
 use super::run;
-use super::{CancelToken, Engine, Inputs, Shared, Text, type_key};
+use super::{CancelToken, Engine, Inputs, Results, Shared, Text, type_key};
 use crate::env::Outputs;
 use crate::error::Result;
 use crate::view::{ArrayRef, Lent, RawArray};
@@ -92,6 +92,42 @@ impl Function {
         let (program, inputs) = self.program(inputs);
         let call = program.call(&self.engine.shared, &inputs)?;
         Ok(FunctionCall { function: self, program, call, inputs })
+    }
+
+    /// The dtype and the shape of each result of a call with these inputs, in order, wherever they are.
+    ///
+    /// # Errors
+    /// As [`Function::bind`].
+    pub fn results(&self, inputs: &[Option<ArrayRef<'_>>]) -> Result<Vec<(DType, Vec<u64>)>> {
+        let (program, inputs) = self.program(inputs);
+        let types = program.variant(&self.engine.shared, &inputs).and_then(|(v, sizes)| v.results(&sizes));
+        let types = types.map_err(|error| error.with_text(program.text.as_ref()))?;
+        Ok(types.into_iter().map(|(dtype, place)| (dtype, place.shape.to_vec())).collect())
+    }
+
+    /// Evaluates the function into new arrays, which are where [`Engine`]s put their results: on the device, if that is
+    /// where the inputs are.
+    ///
+    /// # Errors
+    /// As [`Function::bind`] and [`Kernel::run`](super::Kernel::run).
+    pub fn run(&self, inputs: &[Option<ArrayRef<'_>>], token: Option<&CancelToken>) -> Result<Results> {
+        let (program, inputs) = self.program(inputs);
+        run::run(&self.engine.shared, &program, &inputs, token)
+    }
+
+    /// Evaluates the function into arrays of the results' dtypes and shapes, of any strides. Unlike a call that was bound
+    /// first, it takes arrays of the host to an engine of a device as well.
+    ///
+    /// # Errors
+    /// As [`Function::bind`] and [`Kernel::run_into`](super::Kernel::run_into).
+    pub fn run_into<'o>(
+        &self,
+        inputs: &[Option<ArrayRef<'_>>],
+        outputs: impl Outputs<'o>,
+        token: Option<&CancelToken>,
+    ) -> Result<()> {
+        let (program, inputs) = self.program(inputs);
+        run::run_into(&self.engine.shared, &program, None, &inputs, &mut outputs.into_arrays(), token)
     }
 
     /// If one of the last calls had arrays of the same types, sizes and strides, calls `then` with it: in no more time

@@ -15,7 +15,7 @@ use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_core::dtype::DType;
 use numfuse_core::graph::Graph;
 use numfuse_core::pipeline;
-use numfuse_core::plan::{BufferKind, Plan, Strided, Work};
+use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided, Work};
 use numfuse_core::shape::Unmet;
 use numfuse_lang::{Ast, DimSpec, InputType};
 use smallvec::SmallVec;
@@ -213,6 +213,18 @@ impl Input {
 
     fn as_type<'a>(&'a self, shape: &'a [DimSpec<'a>]) -> InputType<'a> {
         InputType { name: &self.name, dtype: self.dtype, weak: self.weak, shape }
+    }
+}
+
+impl Variant {
+    /// The dtype of each result, in order, and its place as a new array.
+    pub fn results(&self, sizes: &[u64]) -> Result<SmallVec<[(DType, Strided); 1]>> {
+        let place = |buffer: &BufferId| {
+            let buffer = &self.plan.buffers[buffer.index()];
+            let shape: SmallVec<[u64; 4]> = buffer.shape.iter().map(|dim| sizes[dim.index()]).collect();
+            Ok((buffer.dtype, Strided::row_major(&shape, buffer.dtype)?))
+        };
+        self.plan.outputs.iter().map(place).collect()
     }
 }
 

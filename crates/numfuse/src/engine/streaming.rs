@@ -48,20 +48,14 @@ pub(super) fn run(
     flag: &Flag<'_>,
 ) -> Result<Results> {
     let (variant, sizes) = program.variant(shared, inputs)?;
-    let plan = &variant.plan;
-    let places = |buffer: &numfuse_core::plan::BufferId| {
-        let buffer = &plan.buffers[buffer.index()];
-        let shape: SmallVec<[u64; 4]> = buffer.shape.iter().map(|dim| sizes[dim.index()]).collect();
-        Ok((buffer.dtype, Strided::row_major(&shape, buffer.dtype)?))
-    };
-    let types: SmallVec<[(DType, Strided); 1]> = plan.outputs.iter().map(places).collect::<Result<_>>()?;
+    let types = variant.results(&sizes)?;
     let bytes =
         types.iter().fold(0usize, |sum, (dtype, place)| sum.saturating_add(place.count() as usize * dtype.size()));
     super::program::limit("results", bytes, shared.limits.output_bytes)?;
     if let Some(outputs) = &outputs {
         check_outputs(outputs, &types)?;
     }
-    let parts = split::split(plan, &sizes).and_then(|split| Parts::new(backend, inputs, &types, split));
+    let parts = split::split(&variant.plan, &sizes).and_then(|split| Parts::new(backend, inputs, &types, split));
     let parts = parts.filter(|parts| parts.fit(program, inputs));
     let overlaps = |outputs: &[ArrayMut<'_>]| {
         let meets = |output: &ArrayMut<'_>| inputs.iter().any(|input| overlap(&input.span(), &output.span()));

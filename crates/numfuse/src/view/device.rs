@@ -153,9 +153,10 @@ impl Array {
         let place = crate::layout::place(shape, strides)?;
         let (low, high) = reach_of(&place, dtype)?;
         let stream = match stream {
-            // SAFETY: as the caller promises.
             Some(raw) => {
-                unsafe { Stream::import(backend.device(), raw, Box::new(owner.clone())) }.map_err(cuda_error)?
+                let owner = Box::new(owner.clone());
+                // SAFETY: as the caller promises.
+                unsafe { Stream::import(backend.device(), raw, owner) }.map_err(cuda_error)?
             }
             None => backend.stream().clone(),
         };
@@ -164,6 +165,24 @@ impl Array {
         let memory = unsafe { numfuse_cuda::driver::Memory::import(&stream, start, bytes, Box::new(owner)) };
         let memory = DeviceMemory { memory, backend: backend.clone(), first: low.unsigned_abs() };
         Ok(Array::of_device_memory(Box::new(memory), dtype, place))
+    }
+}
+
+impl Device {
+    /// Has a `CUstream` of the device wait, before it does what it is given from now on, for all that numfuse has given to
+    /// the device so far: as it has to before another library reads what is computed here, or writes to what is read
+    /// here. The CPU has nothing to wait for.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    ///
+    /// # Safety
+    /// The stream is one of the device's primary context, or 1 or 2, the default streams.
+    pub unsafe fn precede(&self, stream: u64) -> Result<()> {
+        let Some(backend) = self.backend() else { return Ok(()) };
+        // SAFETY: as the caller promises; it is used during this call only.
+        let stream = unsafe { Stream::import(backend.device(), stream, Box::new(())) }.map_err(cuda_error)?;
+        stream.wait_stream(backend.stream()).map_err(cuda_error)
     }
 }
 
