@@ -64,6 +64,8 @@ pub(super) struct Body<'g, 'k, 'p> {
     pub sequential: bool,
     /// Only the lanes of mask register 1 exist.
     pub masked: bool,
+    /// In a masked body: most of the time all lanes exist, and the rest slot tells.
+    pub mostly_whole: bool,
     /// The first mask register that values may have: 0 means no mask.
     first_mask: u8,
     /// The program's places; those of rare work are settled when it is emitted.
@@ -106,6 +108,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             copies,
             sequential: false,
             masked,
+            mostly_whole: false,
             first_mask: if masked { 2 } else { 1 },
             places: program.places.clone(),
             vars: vec![Var::default(); program.nodes.len() * copies],

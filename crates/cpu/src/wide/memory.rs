@@ -479,6 +479,9 @@ impl Body<'_, '_, '_> {
         };
         if self.masked && indexed {
             return match self.g.a.isa {
+                Isa::Avx512 if self.mostly_whole => {
+                    self.unless_part(|body| body.load_bytes(reg, mem, bytes), |body| body.load_masked(reg, mem, size))
+                }
                 Isa::Avx512 => self.load_masked(reg, mem, size),
                 Isa::Avx2 => {
                     self.g.a.lea(RCX, mem);
@@ -531,10 +534,11 @@ impl Body<'_, '_, '_> {
         if self.masked && indexed {
             let len = Len::of(bytes);
             return match self.g.a.isa {
-                Isa::Avx512 => {
-                    let operand = memory(mem, len.bytes());
-                    self.emit_masked(masked_store(size), len, reg, 0, operand, None, LANE_MASK, false);
-                }
+                Isa::Avx512 if self.mostly_whole => self.unless_part(
+                    |body| body.store_bytes(reg, mem, bytes),
+                    |body| body.store_masked(reg, mem, size, len),
+                ),
+                Isa::Avx512 => self.store_masked(reg, mem, size, len),
                 Isa::Avx2 => {
                     let buffer = self.g.strided_buffer();
                     self.g.store_slot(buffer, reg, len);
@@ -545,6 +549,26 @@ impl Body<'_, '_, '_> {
             };
         }
         self.store_bytes(reg, mem, bytes);
+    }
+
+    /// Emits an access to all lanes, and one to those that exist for when not all do. An access with a mask is slow where the
+    /// memory is in no cache, whatever the mask: 2.2 ns an element against 1.0 in a loop over 24 MB.
+    fn unless_part(&mut self, whole: impl FnOnce(&mut Self), part: impl FnOnce(&mut Self)) {
+        let (in_part, done) = (self.g.a.label(), self.g.a.label());
+        let rest = self.g.rest_slot();
+        self.g.a.compare_mem(rest.mem(), self.lanes as i8);
+        self.g.a.jump_if(Cond::NotEqual, in_part);
+        whole(self);
+        self.g.a.jump(done);
+        self.g.a.bind(in_part);
+        part(self);
+        self.g.a.bind(done);
+    }
+
+    /// Stores the lanes that exist.
+    fn store_masked(&mut self, reg: u8, mem: Mem, size: usize, len: Len) {
+        let operand = memory(mem, len.bytes());
+        self.emit_masked(masked_store(size), len, reg, 0, operand, None, LANE_MASK, false);
     }
 
     /// RCX: the first strided element of a copy; RDX: the stride.

@@ -14,8 +14,8 @@ use std::mem::offset_of;
 
 /// Registers for base addresses.
 const BASES: [Gpr; 7] = [RSI, R8, R9, R10, R12, R13, R14];
-/// A body that has more nodes than this, all copies together, gets no more copies.
-const COPIED_NODES: usize = 80;
+/// Two copies of a body with at most so many nodes hide each other's latencies; four of one with at most so many.
+const COPIED_NODES: [usize; 2] = [64, 20];
 /// A body that has more nodes than this is long: so long that a mask costs next to nothing, and emitting it twice much.
 /// Without strided elements, and with them: they are quicker to get without masks.
 const LONG_NODES: (usize, usize) = (40, 128);
@@ -100,12 +100,12 @@ pub(super) fn copies_for(program: &Program, isa: Isa, most: usize) -> usize {
     let nodes = program.varying().max(1);
     let registers = usize::from(isa.registers()) - 4;
     let mut copies = 1;
-    while copies < 4
-        && 2 * copies * live <= registers
-        && 2 * copies * nodes <= COPIED_NODES
-        && 2 * copies * program.lanes <= most
-    {
-        copies *= 2;
+    for most_nodes in COPIED_NODES {
+        let more = 2 * copies;
+        if more * live > registers || nodes > most_nodes || more * program.lanes > most {
+            break;
+        }
+        copies = more;
     }
     copies
 }
@@ -150,6 +150,7 @@ pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot
     g.a.jump_if(Cond::AboveEqual, exit);
     let rest = g.rest_slot();
     let mut body = Body::new(g, program, homes, 1, true);
+    body.mostly_whole = all;
     if all {
         body.pin_uniforms();
     }
