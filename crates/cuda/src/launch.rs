@@ -76,6 +76,11 @@ impl Backend {
         &self.0.device
     }
 
+    /// How kernels are compiled.
+    pub fn options(&self) -> Options {
+        self.0.options
+    }
+
     /// The stream that kernels run on, in order.
     pub fn stream(&self) -> &Stream {
         &self.0.stream

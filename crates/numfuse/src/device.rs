@@ -152,12 +152,19 @@ impl Device {
         self.backend().is_some_and(|backend| backend.device().index() == memory.device_index())
     }
 
-    /// The same device with kernels that trade bits for speed.
-    pub(crate) fn fast(&self) -> Result<Device> {
-        let Kind::Cuda(backend) = &self.0 else { return Ok(Device::cpu()) };
-        let options = Options { fast: true };
-        let fast = Backend::new(backend.device().clone(), Cache::from_environment(), options).map_err(cuda_error)?;
-        Ok(Device(Kind::Cuda(fast)))
+    /// The same device, with kernels that trade bits for speed or with those that do not.
+    pub(crate) fn with_fast(&self, fast: bool) -> Result<Device> {
+        match &self.0 {
+            Kind::Cuda(backend) if backend.options().fast != fast => {
+                let device = backend.device();
+                if !fast {
+                    return Device::cuda(device.index());
+                }
+                let backend = Backend::new(device.clone(), Cache::from_environment(), Options { fast });
+                Ok(Device(Kind::Cuda(backend.map_err(cuda_error)?)))
+            }
+            Kind::Cuda(_) | Kind::Cpu => Ok(self.clone()),
+        }
     }
 
     /// The CUDA device with these kernels.

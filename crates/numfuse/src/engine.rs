@@ -200,7 +200,8 @@ impl Builder {
     /// # Errors
     /// If machine code was asked for and there is none for this host.
     pub fn build(self) -> Result<Engine> {
-        let device = if self.fast { self.device.fast()? } else { self.device };
+        // A device that an array or another engine was asked for may be one of an engine that is fast.
+        let device = self.device.with_fast(self.fast)?;
         // Kernels of a device are kept with the device.
         let backend = if device.is_cpu() { self.backend } else { Backend::Interp };
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());

@@ -440,6 +440,9 @@ fn a_kernel_that_does_not_compile_is_saved() {
         let fast = Engine::builder().device(&device).fast(true).build().unwrap();
         let text = fast.evaluate("a + 1", &vars! { a }).unwrap_err().to_string();
         assert!(text.contains("--use_fast_math") && !text.contains("--fmad=false"), "{text}");
+        let strict = Engine::builder().device(fast.device()).build().unwrap();
+        let text = strict.evaluate("a + 1", &vars! { a }).unwrap_err().to_string();
+        assert!(text.contains("--fmad=false") && !text.contains("--use_fast_math"), "{text}");
     });
 }
 
