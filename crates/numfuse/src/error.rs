@@ -137,7 +137,9 @@ pub(crate) fn cuda_error(error: numfuse_cuda::Error) -> Error {
         Cuda::NoDevice { index, count } => {
             let error = new(Code::Device, &format!("there is no device cuda:{index}"));
             match count {
-                0 => error.why("this machine has no CUDA device").hint("is `CUDA_VISIBLE_DEVICES` set? See `nvidia-smi`"),
+                0 => {
+                    error.why("this machine has no CUDA device").hint("is `CUDA_VISIBLE_DEVICES` set? See `nvidia-smi`")
+                }
                 1 => error.why("this machine has one CUDA device").hint("it is cuda:0"),
                 _ => error
                     .why(format!("this machine has {count} CUDA devices"))

@@ -17,7 +17,9 @@ mod view;
 pub use array::Array;
 pub use device::{Device, MemoryStats};
 pub use element::Element;
-pub use engine::{Backend, Builder, CancelToken, Engine, Function, FunctionCall, Kernel, KnownCall, Limits, ReadyCall, Results, Stats};
+pub use engine::{
+    Backend, Builder, CancelToken, Engine, Function, FunctionCall, Kernel, KnownCall, Limits, ReadyCall, Results, Stats,
+};
 pub use env::{AsArrayMut, AsArrayRef, Env, Outputs};
 pub use error::{Error, Result};
 pub use expr::{Axis, Expr, Exprs, Index, IntoIndex, Over, lazy};
