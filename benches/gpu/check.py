@@ -57,6 +57,7 @@ def stages(options):
         if count:
             command += ["--count", 5 if small else count]
         found.append(Stage(f"check {kind}", command, seconds))
+    found.append(Stage("check huge", [check, "check", "huge"] + (["--bytes", 3_000_000] if small else []), 30))
     command = [sys.executable, HERE / "corpus.py", program("numfuse"), "--seconds", 50]
     found.append(Stage("check corpus", command + (["--limit", 4, "--workers", 1] if small else []), 60))
     for tool, seconds in SANITIZERS.items():

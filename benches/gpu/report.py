@@ -133,6 +133,7 @@ def left_out(result):
     rows = [[r["peer"], "", r["missing"]] for r in of_kind(result, "peer") if "missing" in r]
     rows += [[r["lib"], r["case"], r["why"]] for r in of_kind(result, "left out")]
     rows += [["", r["what"], r["why"]] for r in of_kind(result, "skipped")]
+    rows += [[OURS, r["refused"], "not on a device"] for r in of_kind(result, "check") if r.get("refused")]
     rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     return rows and table(["library", "case", "why it was left out"], rows)
 

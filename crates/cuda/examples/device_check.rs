@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Kinds: `rows` and `columns` (random kernels on random launches), `shapes` (the kernels that most evaluations consist
-//! of), `graphs` (random graphs, planned and fused), `cases` (those of the benchmark). `--first` and `--count` choose
+//! of), `graphs` (random graphs, planned and fused), `cases` (those of the benchmark), and, for `check` alone, `huge` (arrays
+//! of `--bytes` each, by default more than 32 bits count). `--first` and `--count` choose
 //! samples, `--seconds` ends a check that takes longer, `--elements` bounds `shapes` and `cases`, `--cases` is the file of
 //! cases, `--threads` compile. `prefill` takes `bench`, too: what `device_bench` needs for operands of `--bytes`.
 //! `--json FILE` gets what was found, a line for each kind. The cache is
@@ -18,6 +19,8 @@
 mod cases;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/huge.rs"]
+mod huge;
 #[path = "../../cpu/tests/common/kernels.rs"]
 mod kernels;
 #[path = "common/options.rs"]
@@ -70,6 +73,7 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> Result<(), String> {
     let words: Vec<&str> = options.words.iter().map(String::as_str).collect();
     match words[..] {
         ["smoke"] => smoke(&options),
+        ["check", "huge"] => check_huge(&options),
         ["check", kind] => check(kind, &options),
         ["prefill", kind] => prefill(kind, &options),
         _ => Err("give me `smoke`, `check KIND` or `prefill KIND`".into()),
@@ -334,6 +338,28 @@ fn check(kind: &str, options: &Options) -> Result<(), String> {
         .number("seconds", start.elapsed().as_secs_f64())
         .write(json.as_deref())?;
     if failures.is_empty() { Ok(()) } else { Err(format!("{} of {done} {kind} failed", failures.len())) }
+}
+
+/// Arrays of more bytes than 32 bits count, as far as the device has the memory.
+fn check_huge(options: &Options) -> Result<(), String> {
+    let start = Instant::now();
+    let device = Device::open(0).map_err(|e| e.to_string())?;
+    let free = usize::try_from(device.memory_free().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    // Three operands, and room to spare.
+    let bytes = options.parse("bytes", 5 << 30)?.min(free / 4);
+    let backend = Backend::new(device, Cache::from_environment(), Default::default()).map_err(|e| e.to_string())?;
+    let found = huge::differences(&backend, bytes).map_err(|e| e.to_string())?;
+    Record::new("check")
+        .text("samples", "huge")
+        .number("bytes", bytes as f64)
+        .count("done", 2)
+        .count("failed", found.len())
+        .text("failures", &found.join(", "))
+        .text("ended", "all")
+        .number("kernels", backend.kernels_loaded() as f64)
+        .number("seconds", start.elapsed().as_secs_f64())
+        .write(options.get("json").map(Path::new))?;
+    if found.is_empty() { Ok(()) } else { Err(found.join(", ")) }
 }
 
 /// Compiles the texts of samples into the cache.

@@ -5,7 +5,6 @@
 #![allow(clippy::duplicate_mod, reason = "each program has modules of its own, some of them the same")]
 
 #[path = "../../numfuse/tests/common/cuda.rs"]
-#[allow(dead_code, reason = "this file uses a part of it")]
 mod cuda;
 #[path = "../examples/device_bench.rs"]
 mod device_bench;
@@ -63,8 +62,8 @@ fn a_device_passes_the_checks() {
         let check = |words: &str| lines(device_check::run, words);
         let smoke = check("smoke");
         assert!(smoke[0].contains("\"result\":\"equal\""), "{smoke:?}");
-        for kind in ["rows", "columns", "graphs"] {
-            let found = check(&format!("check {kind} --count 6"));
+        for kind in ["rows", "columns", "graphs", "huge"] {
+            let found = check(&format!("check {kind} --count 6 --bytes 3000000"));
             assert!(found[0].contains("\"failed\":0") && !found[0].contains("\"done\":0,"), "{found:?}");
         }
     });
