@@ -226,6 +226,52 @@ fn threads_do_not_race() {
     run(&cases, Build::Race, is_exact);
 }
 
+/// A change of a few characters to the text, and the build that has to find it: by a report, or by a wrong result.
+const PLANTED: [(&str, &str, &str, Build); 8] = [
+    ("a barrier less in the loop", "half ^ 1]);\n            __syncthreads();", "half ^ 1]);", Build::Race),
+    (
+        "a barrier less before the loop",
+        "left_tile[0]);\n        right.store(right_tile[0]);\n        __syncthreads();",
+        "left_tile[0]);\n        right.store(right_tile[0]);",
+        Build::Race,
+    ),
+    ("a barrier less between the stretches", "= sum;\n    __syncthreads();", "= sum;", Build::Race),
+    (
+        "the half that is being read is written",
+        "left.store(left_tile[half ^ 1]);",
+        "left.store(left_tile[half]);",
+        Build::Plain,
+    ),
+    ("rows past the last are loaded", "? line < side && x < depth", "? x < depth", Build::Address),
+    ("the depth past a stretch counts", ": line < depth && x < side", ": x < side", Build::Plain),
+    ("columns past the last are stored", "if (column >= right.side) continue;", "", Build::Plain),
+    ("vectors that are not aligned", "LEFT_WIDE = false", "LEFT_WIDE = true", Build::Address),
+];
+
+#[test]
+fn planted_bugs_are_found() {
+    let [r, c, d] = sides(Tile::Tiny, DType::F64);
+    // An odd place in memory, three stretches, the last of them with a part of a step, and edges.
+    let case = Case::new(DType::F64, &[], [r + 3, 20 * d + 2, c - 1], Lie::Odd, integers());
+    let classified = case.classified(Some(Tile::Tiny));
+    assert!(classified.class().split);
+    for build in Build::ALL {
+        run(&[(case.clone(), Some(Tile::Tiny))], build, is_exact);
+    }
+    let right = Program::new(classified.class()).source().clone();
+    for (what, from, to, build) in PLANTED {
+        assert!(right.text.contains(from), "{what}: the text has changed, and this test has to");
+        let wrong = Source { text: right.text.replace(from, to), ..right.clone() };
+        let emulator = Emulator::build(&[(name(classified.class()), &wrong)], build);
+        // Which threads come first is random.
+        let is_found = (0..4).any(|seed| match emulator.run(&[case.job(&classified, seed)]) {
+            Ok(results) => results[0].buffers[2] != case.expected().0,
+            Err(_) => true,
+        });
+        assert!(is_found, "{what}: not found by the build {build:?}");
+    }
+}
+
 /// In the tiles that the back end chooses: sizes and strides at random, numbers of which no sum is exact.
 #[test]
 fn random_products_are_within_the_bound() {
