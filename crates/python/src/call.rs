@@ -6,8 +6,8 @@
 use crate::error::raise;
 use crate::input::Input;
 use crate::run::{self, Inputs};
-use crate::{raw, threads};
-use numfuse::{ArrayRef, Env};
+use crate::{device, raw, threads};
+use numfuse::{ArrayRef, Device, Env};
 use pyo3::exceptions::PyKeyError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -17,9 +17,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A text with the names in it, as Python wants them.
 pub struct Expression {
+    /// On the CPU.
     pub function: numfuse::Function,
     pub names: Vec<Name>,
     pub threads: usize,
+    /// On the devices that it was called for.
+    elsewhere: Mutex<Vec<(Device, numfuse::Function)>>,
 }
 
 /// A name in a text.
@@ -47,7 +50,18 @@ impl Expression {
             is_constant: numfuse::is_constant(name),
         };
         let names = function.names().iter().map(name).collect();
-        Ok(Expression { function, names, threads })
+        Ok(Expression { function, names, threads, elsewhere: Mutex::default() })
+    }
+
+    /// The function on a device.
+    pub fn on(&self, device: &Device) -> numfuse::Result<numfuse::Function> {
+        let known = || self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, function)) = known().iter().find(|(on, _)| on == device) {
+            return Ok(function.clone());
+        }
+        let function = threads::engine_on(self.threads, device)?.function(self.function.text())?;
+        known().push((device.clone(), function.clone()));
+        Ok(function)
     }
 
     /// The mistake in a call that left names unbound. Names that `candidates` has may be what was meant.
@@ -128,8 +142,15 @@ fn expression(text: &Bound<'_, PyString>, threads: usize) -> PyResult<Arc<Expres
 /// array([-2.,  0.,  2.])
 ///
 /// ``threads`` bounds how many threads take part; see ``set_num_threads``.
+///
+/// Arrays may be on a GPU: those that ``to_device`` makes, and those of CuPy, PyTorch, JAX or whoever else has
+/// ``__cuda_array_interface__`` or DLPack. They are not copied either; work is done where they are, and results are
+/// ``DeviceArray`` objects, which those libraries take without copies. ``out`` may be such an array. ``device`` says that work is
+/// to be done on another one than that of the arrays: ``"cuda:0"`` with arrays of NumPy sends them through the GPU, part by
+/// part, and the results are arrays of NumPy. Arrays on one device and work on another, or arrays on several, are a
+/// ``DeviceError``: nothing is moved unasked.
 #[pyfunction]
-#[pyo3(signature = (expr, local_dict=None, global_dict=None, out=None, *, threads=None))]
+#[pyo3(signature = (expr, local_dict=None, global_dict=None, out=None, *, threads=None, device=None))]
 pub fn evaluate<'py>(
     py: Python<'py>,
     expr: &Bound<'py, PyString>,
@@ -137,7 +158,9 @@ pub fn evaluate<'py>(
     global_dict: Option<&Bound<'py, PyAny>>,
     out: Option<&Bound<'py, PyAny>>,
     threads: Option<isize>,
+    device: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let wanted = device::wanted(device)?;
     let expression = expression(expr, threads::number(threads)?)?;
     let scope = Scope::new(py, local_dict, global_dict)?;
     let mut inputs = Inputs::new();
@@ -155,7 +178,7 @@ pub fn evaluate<'py>(
         return Err(error);
     }
     drop(scope);
-    run::run(py, &expression.function, &inputs, out)
+    run::run(py, &expression, wanted.as_ref(), &inputs, out)
 }
 
 /// Where names are looked up.

@@ -43,14 +43,10 @@ fn class(code: Code) -> &'static str {
         Code::Output => "OutputError",
         Code::SourceLimit | Code::GraphLimit | Code::TooLarge => "LimitError",
         Code::OutOfMemory => "NoMemoryError",
-        // Of these only the last can come from Python: it has no files and no devices of ours.
-        Code::Device
-        | Code::DeviceCompiler
-        | Code::DeviceMismatch
-        | Code::DeviceUnsupported
-        | Code::DeviceFailed
-        | Code::File
-        | Code::Cancelled
-        | Code::Internal => "InternalError",
+        Code::Device | Code::DeviceCompiler | Code::DeviceMismatch | Code::DeviceUnsupported | Code::DeviceFailed => {
+            "DeviceError"
+        }
+        // Of these only the last can come from Python: it has no files of ours.
+        Code::File | Code::Cancelled | Code::Internal => "InternalError",
     }
 }

@@ -23,8 +23,8 @@ use pyo3::types::{PyDict, PyString, PyType};
 /// temporaries: none
 /// <BLANKLINE>
 ///
-/// ``stage`` is one of ``"parse"``, ``"graph"``, ``"simplified"``, ``"plan"``, ``"kernel"``, ``"clif"`` and ``"asm"``;
-/// without it, all of them are shown.
+/// ``stage`` is one of ``"parse"``, ``"graph"``, ``"simplified"``, ``"plan"``, ``"kernel"``, ``"clif"``, ``"asm"`` and
+/// ``"cuda"``; without it, all of them are shown.
 #[pyfunction]
 #[pyo3(signature = (expr, /, *, stage=None, **inputs))]
 pub fn explain<'py>(

@@ -3,12 +3,12 @@
 use crate::call::{Expression, Name};
 use crate::error::refuse;
 use crate::input::Input;
-use crate::raw;
 use crate::raw::callable::{self, Arguments};
 use crate::run::{self, Inputs};
-use numfuse::{Code, Diagnostic, RawArray, suggest};
+use crate::{device, raw};
+use numfuse::{Code, Device, Diagnostic, RawArray, suggest};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
 use pyo3::{IntoPyObjectExt, intern};
 use smallvec::SmallVec;
 
@@ -19,6 +19,8 @@ pub struct Function {
     names: Vec<usize>,
     /// The number of threads that was asked for.
     threads: Option<isize>,
+    /// The device that was asked for.
+    device: Option<Device>,
 }
 
 /// Compile an expression to a function of its names.
@@ -41,16 +43,20 @@ pub struct Function {
 /// Machine code is made when the function is first called with arguments of new dtypes or ranks; sizes may vary. Any
 /// number of threads may call one function at once. Without ``threads``, a call uses as many as ``get_num_threads`` says
 /// when the function is compiled. Functions can be pickled.
+///
+/// Work is done where the arrays are, or, with ``device``, on that device; see ``evaluate``.
 #[pyfunction]
-#[pyo3(signature = (expr, *, threads=None))]
+#[pyo3(signature = (expr, *, threads=None, device=None))]
 pub fn compile<'py>(
     py: Python<'py>,
     expr: &Bound<'py, PyString>,
     threads: Option<isize>,
+    device: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let device = device::wanted(device)?;
     let expression = Expression::new(py, expr.to_str()?, crate::threads::number(threads)?)?;
     let names = expression.names.iter().enumerate().filter(|(_, name)| !name.is_constant).map(|(i, _)| i).collect();
-    callable::object(py, Function { expression, names, threads })
+    callable::object(py, Function { expression, names, threads, device })
 }
 
 impl Function {
@@ -73,8 +79,14 @@ impl Function {
     /// As a call of `compile`: machine code is not taken along.
     pub fn reduce<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let mut compile = py.import("numfuse")?.getattr("compile")?;
+        let options = PyDict::new(py);
         if let Some(threads) = self.threads {
-            let options = [("threads", threads)].into_py_dict(py)?;
+            options.set_item("threads", threads)?;
+        }
+        if let Some(device) = &self.device {
+            options.set_item("device", device.name())?;
+        }
+        if !options.is_empty() {
             compile = py.import("functools")?.getattr("partial")?.call((compile,), Some(&options))?;
         }
         (compile, (self.text(),)).into_bound_py_any(py)
@@ -113,7 +125,7 @@ impl Function {
     fn call_known<'py>(&self, py: Python<'py>, arguments: &Arguments<'_, 'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut inputs: SmallVec<[Option<RawArray<'_>>; 4]> = SmallVec::from_elem(None, self.expression.names.len());
         let in_order = arguments.in_order();
-        if in_order.len() > self.names.len() {
+        if in_order.len() > self.names.len() || self.device.as_ref().is_some_and(|device| !device.is_cpu()) {
             return Ok(None);
         }
         for (argument, i) in in_order.zip(&self.names) {
@@ -167,7 +179,8 @@ impl Function {
             let title = format!("argument `{}` is missing", names[*missing].text);
             return Err(refuse(py, Diagnostic::new(Code::Arguments, title).hint(format!("give {}", self.takes()))));
         }
-        run::run(py, &self.expression.function, &inputs, out.filter(|out| !out.is_none()).as_deref())
+        let out = out.filter(|out| !out.is_none());
+        run::run(py, &self.expression, self.device.as_ref(), &inputs, out.as_deref())
     }
 
     /// The text of the expression.

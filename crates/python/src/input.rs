@@ -1,5 +1,7 @@
-//! Python objects as inputs: arrays as they lie in memory, numbers by value, and anything else as `numpy.asarray` has it.
+//! Python objects as inputs: arrays as they lie in memory, also in that of a device, numbers by value, and anything else as
+//! `numpy.asarray` has it.
 
+use crate::array::Operand;
 use crate::error::refuse;
 use crate::raw;
 use numfuse::{ArrayRef, Code, DType, Diagnostic};
@@ -12,6 +14,8 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyFloatMethods, PyInt};
 pub enum Input<'py> {
     /// An array that numfuse can compute with.
     Array(Bound<'py, PyUntypedArray>, DType),
+    /// An array on a device, of ours or of another library.
+    Device(Operand),
     /// A number of Python, whose dtype gives way to that of any array.
     Number(Number),
     /// Nothing: the name of a constant, such as `pi`.
@@ -49,6 +53,7 @@ impl<'py> Input<'py> {
     pub fn view(&self) -> numfuse::Result<Option<ArrayRef<'_>>> {
         match self {
             Input::Array(array, dtype) => raw::view(array, *dtype).map(Some),
+            Input::Device(operand) => Ok(Some(operand.view())),
             Input::Number(Number::Bool(value)) => Ok(Some(ArrayRef::number(*value))),
             Input::Number(Number::Signed(value)) => Ok(Some(ArrayRef::number(*value))),
             Input::Number(Number::Unsigned(value)) => Ok(Some(ArrayRef::number(*value))),
@@ -81,6 +86,9 @@ fn rare<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Input<'py>> {
     let array = match object.cast::<PyUntypedArray>() {
         Ok(array) => array.clone(),
         Err(_) => {
+            if let Some(operand) = Operand::new(object, &format!("input `{name}`"))? {
+                return Ok(Input::Device(operand));
+            }
             let made = py.import(intern!(py, "numpy"))?.call_method1(intern!(py, "asarray"), (object,))?;
             made.cast_into::<PyUntypedArray>()?
         }

@@ -8,6 +8,9 @@
 //!     │                            results made by NumPy      raw.rs
 //!     ▼
 //! numfuse::FunctionCall::run_into  without the GIL if it takes long  run.rs
+//!
+//! Arrays on a GPU                  of ours                   array.rs, device.rs
+//!                                  of other libraries        interface.rs, raw/dlpack.rs, raw/foreign.rs
 //! ```
 //!
 //! What Python sees is listed in `python/numfuse/__init__.py`; its documentation stands with each function here.
@@ -16,11 +19,14 @@
 //! while Python code runs.
 #![deny(unsafe_code)]
 
+mod array;
 mod call;
+mod device;
 mod error;
 mod explain;
 mod function;
 mod input;
+mod interface;
 #[allow(unsafe_code, reason = "NumPy's arrays become pointers here, and only here")]
 mod raw;
 mod run;
@@ -31,7 +37,11 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _numfuse {
     #[pymodule_export]
+    use super::array::DeviceArray;
+    #[pymodule_export]
     use super::call::evaluate;
+    #[pymodule_export]
+    use super::device::{Device, devices, to_device};
     #[pymodule_export]
     use super::explain::explain;
     #[pymodule_export]

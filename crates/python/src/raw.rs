@@ -1,5 +1,5 @@
-//! What NumPy's C structures say, and the frame that called us. With what is inside of it, the type of compiled functions,
-//! the only module of this crate with `unsafe`.
+//! What NumPy's C structures say, and the frame that called us. With what is inside of it, the type of compiled functions and
+//! other libraries' arrays on devices, the only module of this crate with `unsafe`.
 //!
 //! # Aliasing
 //!
@@ -10,6 +10,8 @@
 //! free memory under a live array, refuses arrays that have other references unless it is told not to look.
 
 pub mod callable;
+pub mod dlpack;
+pub mod foreign;
 
 use numfuse::{ArrayMut, ArrayRef, DType, RawArray, Result};
 use numpy::npyffi::{

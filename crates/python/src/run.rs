@@ -1,10 +1,15 @@
 //! One call: inputs in, results made by NumPy, and the kernels in between: at once if they are quick, without the GIL if
-//! they take longer, and on a thread of their own, so that Ctrl-C is heard, if they take long.
+//! they take longer, and on a thread of their own, so that Ctrl-C is heard, if they take long. On a device: work is begun,
+//! without the GIL, and results are arrays of the device; those of the host are sent through it.
 
+use crate::array::{DeviceArray, Operand};
+use crate::call::Expression;
 use crate::error::{raise, refuse};
 use crate::input::Input;
-use crate::raw;
-use numfuse::{ArrayMut, ArrayRef, CancelToken, Code, Diagnostic, FunctionCall, KnownCall, RawArray};
+use crate::{device, raw};
+use numfuse::{
+    Array, ArrayMut, ArrayRef, CancelToken, Code, Device, Diagnostic, Function, FunctionCall, KnownCall, RawArray,
+};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -23,6 +28,7 @@ const TICK: Duration = Duration::from_millis(20);
 pub type Inputs<'py> = SmallVec<[Input<'py>; 4]>;
 type Outputs<'o> = SmallVec<[ArrayMut<'o>; 2]>;
 type Arrays<'py> = SmallVec<[Bound<'py, PyUntypedArray>; 2]>;
+type Views<'a> = SmallVec<[Option<ArrayRef<'a>>; 4]>;
 
 /// Calls a function with plain arrays, or none, for its names, if one of its last calls was like this one; nothing if there
 /// was none such, or if there is something to be said about `out`: then [`run`] is to be called. It is the same
@@ -30,7 +36,7 @@ type Arrays<'py> = SmallVec<[Bound<'py, PyUntypedArray>; 2]>;
 #[inline]
 pub fn run_known<'py>(
     py: Python<'py>,
-    function: &numfuse::Function,
+    function: &Function,
     inputs: &[Option<RawArray<'_>>],
     out: Option<Borrowed<'_, 'py, PyAny>>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
@@ -91,17 +97,118 @@ fn python_results<'py>(py: Python<'py>, mut results: Arrays<'py>) -> PyResult<Bo
     }
 }
 
-/// Calls a function, into `out` if it is given; returns what Python gets.
+/// Evaluates an expression, into `out` if it is given: on the device that is wanted, or where the arrays are. Returns what
+/// Python gets.
 pub fn run<'py>(
     py: Python<'py>,
-    function: &numfuse::Function,
+    expression: &Expression,
+    wanted: Option<&Device>,
     inputs: &Inputs<'py>,
     out: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut views: SmallVec<[Option<ArrayRef<'_>>; 4]> = SmallVec::new();
+    let device = match (wanted, out) {
+        (Some(wanted), _) => Some(wanted.clone()),
+        (None, None) => device::of(inputs),
+        (None, Some(out)) => match device::of(inputs) {
+            None if !is_of_host(out) => targets(out)?.iter().find_map(Target::device),
+            device => device,
+        },
+    };
+    match device.filter(|device| !device.is_cpu()) {
+        None => run_on_cpu(py, &expression.function, inputs, out),
+        Some(device) => {
+            let function = py.detach(|| expression.on(&device)).map_err(|e| raise(py, &e))?;
+            let result = run_on_device(py, &function, inputs, out);
+            // Also what has failed may have begun to read.
+            device::after(py, inputs).and(result)
+        }
+    }
+}
+
+/// Calls a function of a device: with arrays of devices, with those of the host, or with numbers alone.
+#[cold]
+fn run_on_device<'py>(
+    py: Python<'py>,
+    function: &Function,
+    inputs: &Inputs<'py>,
+    out: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let views = views(py, inputs)?;
+    if let Some(out) = out {
+        run_into_targets(py, function, &views, targets(out)?)?;
+        return Ok(out.clone());
+    }
+    let is_of_host = |input: &Input<'_>| matches!(input, Input::Array(array, _) if array.ndim() > 0);
+    if device::of(inputs).is_some() || !inputs.iter().any(is_of_host) {
+        let results = py.detach(|| function.run(&views, None)).map_err(|e| raise(py, &e))?;
+        let mut arrays = Vec::new();
+        for array in results {
+            arrays.push(Bound::new(py, DeviceArray::new(array))?.into_any());
+        }
+        return match arrays.len() {
+            1 => Ok(arrays.remove(0)),
+            _ => Ok(PyTuple::new(py, arrays)?.into_any()),
+        };
+    }
+    let types = py.detach(|| function.results(&views)).map_err(|e| raise(py, &e))?;
+    let mut results: Arrays<'py> = SmallVec::new();
+    for (dtype, shape) in types {
+        results.push(raw::new_array(py, dtype, &shape, None)?);
+    }
+    let mut outputs: Outputs<'_> = SmallVec::new();
+    for array in &results {
+        outputs.push(output(array)?);
+    }
+    interruptible(py, outputs, |outputs, token| function.run_into(&views, outputs, token))?;
+    python_results(py, results)
+}
+
+/// Calls a function of a device into the arrays of `out=`.
+fn run_into_targets(py: Python<'_>, function: &Function, views: &Views<'_>, targets: Vec<Target<'_>>) -> PyResult<()> {
+    enum Place<'py> {
+        Host(Bound<'py, PyUntypedArray>),
+        Device(Array),
+    }
+    let (mut places, mut waiting) = (Vec::new(), None);
+    for target in targets {
+        places.push(match target {
+            Target::Host(array) => Place::Host(array),
+            Target::Device(operand) => {
+                if operand.is_unordered() {
+                    waiting = Some(operand.device());
+                }
+                Place::Device(operand.into_output(py)?)
+            }
+        });
+    }
+    let mut outputs: Outputs<'_> = SmallVec::new();
+    for place in &mut places {
+        outputs.push(match place {
+            Place::Host(array) => output(array)?,
+            Place::Device(array) => array.view_mut(),
+        });
+    }
+    interruptible(py, outputs, |outputs, token| function.run_into(views, outputs, token))?;
+    // Whoever the array is of may read it on a stream that nobody has told of.
+    waiting.map_or(Ok(()), |device| py.detach(|| device.synchronize()).map_err(|e| raise(py, &e)))
+}
+
+fn views<'a>(py: Python<'_>, inputs: &'a Inputs<'_>) -> PyResult<Views<'a>> {
+    let mut views = Views::new();
     for input in inputs {
         views.push(input.view().map_err(|e| raise(py, &e))?);
     }
+    Ok(views)
+}
+
+/// Calls a function of the CPU, into `out` if it is given.
+fn run_on_cpu<'py>(
+    py: Python<'py>,
+    function: &Function,
+    inputs: &Inputs<'py>,
+    out: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let views = views(py, inputs)?;
     let call = py.detach(|| function.bind(&views)).map_err(|e| raise(py, &e))?;
     if let Some(out) = out {
         write(py, &call, &given(out)?)?;
@@ -128,23 +235,27 @@ fn write(py: Python<'_>, call: &FunctionCall<'_, '_>, arrays: &[Bound<'_, PyUnty
     match call.estimate() {
         time if time < QUICK && is_ready => call.run_into(outputs, None),
         time if time < LONG => py.detach(|| call.run_into(outputs, None)),
-        _ => return run_long(py, call, outputs),
+        _ => return interruptible(py, outputs, |outputs, token| call.run_into(outputs, token)),
     }
     .map_err(|e| raise(py, &e))
 }
 
 /// Runs a call on a thread of its own. This one looks for signals, which Python handles on its main thread only; if a
 /// handler raises, as that of Ctrl-C does, the call is cancelled.
-fn run_long(py: Python<'_>, call: &FunctionCall<'_, '_>, mut outputs: Outputs<'_>) -> PyResult<()> {
+fn interruptible<'o>(
+    py: Python<'_>,
+    mut outputs: Outputs<'o>,
+    call: impl for<'a> Fn(Outputs<'a>, Option<&CancelToken>) -> numfuse::Result<()> + Sync,
+) -> PyResult<()> {
     let token = CancelToken::new();
     let (ran, raised) = py.detach(|| {
         let ran = std::thread::scope(|scope| {
             let (done, waiting) = channel();
             let lent: Outputs<'_> = outputs.iter_mut().map(ArrayMut::reborrow).collect();
-            let token = &token;
+            let (token, call) = (&token, &call);
             let run = move || {
                 // Nobody waits only if a signal has ended the call.
-                let _ = done.send(call.run_into(lent, Some(token)));
+                let _ = done.send(call(lent, Some(token)));
             };
             std::thread::Builder::new().name("numfuse-call".into()).spawn_scoped(scope, run).ok()?;
             let mut raised = None;
@@ -163,7 +274,7 @@ fn run_long(py: Python<'_>, call: &FunctionCall<'_, '_>, mut outputs: Outputs<'_
             }
         });
         // Without a thread of its own the call runs on this one.
-        ran.unwrap_or_else(|| (call.run_into(outputs, None), None))
+        ran.unwrap_or_else(|| (call(outputs, None), None))
     });
     match raised {
         Some(error) => Err(error),
@@ -195,18 +306,55 @@ fn axes_by_stride(strides: &[isize]) -> SmallVec<[usize; 4]> {
     axes
 }
 
-/// The arrays of `out=`.
+/// An array of `out=`.
+enum Target<'py> {
+    Host(Bound<'py, PyUntypedArray>),
+    Device(Operand),
+}
+
+impl Target<'_> {
+    fn device(&self) -> Option<Device> {
+        match self {
+            Target::Host(_) => None,
+            Target::Device(operand) => Some(operand.device()),
+        }
+    }
+}
+
+/// True if an `out=` has no arrays but those of NumPy.
+fn is_of_host(out: &Bound<'_, PyAny>) -> bool {
+    let is_array = |object: &Bound<'_, PyAny>| object.is_instance_of::<PyUntypedArray>();
+    is_array(out) || out.cast::<PyTuple>().is_ok_and(|arrays| arrays.iter().all(|array| is_array(&array)))
+}
+
+/// The arrays of an `out=`, wherever they are.
+fn targets<'py>(out: &Bound<'py, PyAny>) -> PyResult<Vec<Target<'py>>> {
+    let target = |object: Bound<'py, PyAny>| match object.cast_into::<PyUntypedArray>() {
+        Ok(array) => Ok(Target::Host(array)),
+        Err(error) => {
+            let object = error.into_inner();
+            Operand::new(&object, "`out`")?.map(Target::Device).ok_or_else(|| no_output(&object))
+        }
+    };
+    match out.cast::<PyTuple>() {
+        Ok(arrays) => arrays.iter().map(target).collect(),
+        Err(_) => Ok(vec![target(out.clone())?]),
+    }
+}
+
+#[cold]
+fn no_output(object: &Bound<'_, PyAny>) -> PyErr {
+    let error = Diagnostic::new(Code::Output, format!("`out` is a `{}`", object.get_type()));
+    refuse(object.py(), error.hint("give a `numpy.ndarray`, an array of a device, or a tuple of one for each result"))
+}
+
+/// The arrays of `out=` for a call of the CPU.
 fn given<'py>(out: &Bound<'py, PyAny>) -> PyResult<Arrays<'py>> {
     if let Ok(array) = out.cast::<PyUntypedArray>() {
         return Ok(SmallVec::from_iter([array.clone()]));
     }
-    let wrong = |object: &Bound<'py, PyAny>| {
-        let title = format!("`out` is a `{}`", object.get_type());
-        let error = Diagnostic::new(Code::Output, title);
-        refuse(out.py(), error.hint("give a `numpy.ndarray`, or a tuple of one for each result"))
-    };
-    let Ok(arrays) = out.cast::<PyTuple>() else { return Err(wrong(out)) };
-    arrays.iter().map(|array| array.cast_into::<PyUntypedArray>().map_err(|e| wrong(&e.into_inner()))).collect()
+    let Ok(arrays) = out.cast::<PyTuple>() else { return Err(no_output(out)) };
+    arrays.iter().map(|array| array.cast_into::<PyUntypedArray>().map_err(|e| no_output(&e.into_inner()))).collect()
 }
 
 /// An array to write to.

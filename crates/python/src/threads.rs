@@ -1,6 +1,6 @@
-//! How many threads evaluations use: one engine for each number that was asked for.
+//! How many threads evaluations use: one engine for each number that was asked for, on each device.
 
-use numfuse::Engine;
+use numfuse::{Device, Engine};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ static DEFAULT: AtomicUsize = AtomicUsize::new(0);
 /// More threads than this are of no use to anyone.
 const MOST: usize = 256;
 
-static ENGINES: Mutex<Vec<(usize, Engine)>> = Mutex::new(Vec::new());
+static ENGINES: Mutex<Vec<(usize, Device, Engine)>> = Mutex::new(Vec::new());
 
 /// Sets how many threads evaluations use that do not say so themselves; returns what it was before.
 ///
@@ -59,13 +59,18 @@ fn checked(n: isize) -> PyResult<usize> {
     }
 }
 
-/// The engine that uses so many threads.
+/// The engine that uses so many threads of the CPU.
 pub fn engine(threads: usize) -> numfuse::Result<Engine> {
+    engine_on(threads, &Device::cpu())
+}
+
+/// The engine that uses so many threads, on a device.
+pub fn engine_on(threads: usize, device: &Device) -> numfuse::Result<Engine> {
     let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, engine)) = engines.iter().find(|(n, _)| *n == threads) {
+    if let Some((_, _, engine)) = engines.iter().find(|(n, on, _)| *n == threads && on == device) {
         return Ok(engine.clone());
     }
-    let engine = Engine::builder().threads(threads).build()?;
-    engines.push((threads, engine.clone()));
+    let engine = Engine::builder().threads(threads).device(device).build()?;
+    engines.push((threads, device.clone(), engine.clone()));
     Ok(engine)
 }

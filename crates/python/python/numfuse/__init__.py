@@ -1,4 +1,4 @@
-"""Fused array expressions over NumPy arrays, compiled to native code on all cores.
+"""Fused array expressions over NumPy arrays, compiled to native code on all cores; over arrays of a GPU, on the GPU.
 
 >>> import numpy as np, numfuse
 >>> a, b = np.array([1.0, 2.0, 3.0]), np.array([0.5, 1.5, 2.5])
@@ -8,6 +8,7 @@ array([ 2.75, 10.75, 24.75])
 
 from ._errors import (
     ArgumentError,
+    DeviceError,
     Error,
     InternalError,
     LimitError,
@@ -20,17 +21,24 @@ from ._errors import (
     UnknownNameError,
 )
 from ._numfuse import (
+    Device,
+    DeviceArray,
     Function,
     __version__,
     compile,
+    devices,
     evaluate,
     explain,
     get_num_threads,
     set_num_threads,
+    to_device,
 )
 
 __all__ = [
     "ArgumentError",
+    "Device",
+    "DeviceArray",
+    "DeviceError",
     "Error",
     "Function",
     "InternalError",
@@ -44,8 +52,10 @@ __all__ = [
     "UnknownNameError",
     "__version__",
     "compile",
+    "devices",
     "evaluate",
     "explain",
     "get_num_threads",
     "set_num_threads",
+    "to_device",
 ]

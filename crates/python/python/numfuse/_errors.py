@@ -56,6 +56,10 @@ class NoMemoryError(Error, MemoryError):
     """Memory that the system did not give."""
 
 
+class DeviceError(Error, RuntimeError):
+    """A device that is not there or fails, or an array that is not where work is to be done."""
+
+
 class InternalError(Error, RuntimeError):
     """A bug in numfuse: please report it."""
 
