@@ -38,9 +38,32 @@ pub fn shapes() -> Vec<Shape> {
         shape("variances of rows", fold(rows, single, Reducer::Moments), [1 << 16, 0, 4096]),
         shape("sums of f32 columns", fold(columns, single, Reducer::Sum), [1, 1 << 14, 1 << 14]),
         shape("sums of f64 columns", fold(columns, double, Reducer::Sum), [1, 1 << 13, 1 << 14]),
+        transposed("sum with a transposed one", map(single, 2, squares), 1 << 14),
         shape("softmax of rows", softmax(single), [1 << 18, 0, 1024]),
         shape("softmax of long rows", softmax(single), [1 << 16, 0, 4096]),
     ]
+}
+
+/// A kernel of square matrices, whose second operand is transposed.
+fn transposed(name: &'static str, kernel: Kernel, size: usize) -> Shape {
+    let mut shape = shape(name, kernel, [size, 0, size]);
+    let bytes = shape.kernel.operands[0].dtype.size() as isize;
+    let layout = |across: bool| {
+        let (row, element) = if across { (bytes, bytes * size as isize) } else { (bytes * size as isize, bytes) };
+        Layout {
+            outer: [row].into_iter().collect(),
+            reduced: Default::default(),
+            inner: [element].into_iter().collect(),
+        }
+    };
+    shape.launch.outer = [size].into_iter().collect();
+    shape.launch.inner = [size].into_iter().collect();
+    shape.launch.layouts = (0..shape.kernel.operands.len()).map(|n| layout(n == 1)).collect();
+    let accesses: Vec<_> = shape.launch.access(&shape.kernel).collect();
+    for (operand, access) in shape.kernel.operands.iter_mut().zip(accesses) {
+        operand.access = access;
+    }
+    shape
 }
 
 /// A kernel on contiguous operands of these sizes: outer, reduced (0 for rows), inner.
