@@ -25,7 +25,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # Samples, how many of them, and the seconds of the stage. Limits are for what goes wrong: all of them together are longer than `--minutes`.
 CHECKS = {"rows": (1000, 45), "columns": (600, 35), "graphs": (250, 30), "shapes": (None, 25), "cases": (None, 25)}
-PEERS = {"cupy": 50, "jax": 50, "torch": 35, "torch.compile": 80, "numba": 35}
+PEERS = {"cupy": 45, "jax": 50, "torch": 35, "numba": 35, "torch.compile": 110}
 SANITIZERS = {"memcheck": 30, "racecheck": 30}
 # Characters of a stage's output that are kept.
 LOGGED = 200_000
@@ -77,6 +77,9 @@ def stages(options):
         command = [sys.executable, HERE / "peers.py", peer, "--seconds", seconds - 10]
         if small:
             command += ["--bytes", 40_000, "--sizes", 1000, "--only", "copy,fma,sum,softmax"]
+        elif peer == "torch.compile":
+            # It compiles anew for each size, some seconds each time.
+            command += ["--sizes", "1000,1000000"]
         found.append(Stage(f"peer {peer}", command, seconds))
     return found
 
