@@ -52,6 +52,10 @@ impl Backend {
 
     /// cuBLAS on the device, or why it cannot be had; decided once.
     fn cublas(&self) -> Result<&Arc<Handle>, &str> {
+        // A forked child may find the library half loaded, by a thread that only its parent has.
+        if self.0.device.enter().is_err() {
+            return Err("the device cannot be used");
+        }
         let library = self.0.products.library.get_or_init(|| Handle::new(&self.0.device).map(Arc::new));
         library.as_ref().map_err(String::as_str)
     }
