@@ -1,6 +1,9 @@
-//! Random texts over random arrays: native code on one thread and on several, and the interpreter, return the same bits or
-//! the same error.
+//! Random texts over random arrays: native code on one thread and on several, the interpreter, and a GPU, return the same
+//! bits or the same error.
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[path = "common/cuda.rs"]
+mod cuda;
 #[path = "../../../tests/support/random_graph.rs"]
 mod random_graph;
 
@@ -166,5 +169,53 @@ proptest! {
                 Some(want) => prop_assert!(*want == found, "{name}: {text}\n{inputs:?}\n{found:?}\nnot\n{want:?}"),
             }
         }
+    }
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod on_a_device {
+    use super::*;
+    use numfuse::Device;
+
+    #[test]
+    fn compiles_for_the_stand_in() {
+        cuda::compile_for_the_stand_in();
+    }
+
+    /// The same programs in every run, since the stand-in's compiler is slow and what it has compiled is kept.
+    const PROGRAMS: u64 = 150;
+
+    #[test]
+    fn a_device_agrees() {
+        cuda::any_gpu().run(|| {
+            let device = Device::cuda(0).unwrap();
+            let gpu = Engine::builder().device(&device).build().unwrap();
+            let (mut state, mut with_results) = (1u64, 0);
+            for _ in 0..PROGRAMS {
+                // Knuth's linear congruential generator.
+                let mut next = || {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 32) as u32
+                };
+                let list: Vec<u32> = (0..120).map(|_| next()).collect();
+                let Program { text, inputs } = program(&mut Choices::new(&list));
+                let on_device: Vec<Array> = inputs.iter().map(|(_, array)| array.to_device(&device).unwrap()).collect();
+                let bind = |engine: &Engine, arrays: &mut dyn Iterator<Item = &Array>| {
+                    let names = inputs.iter().map(|(name, _)| name.as_str());
+                    let mut env = Env::new();
+                    for (name, array) in names.zip(arrays) {
+                        env.insert(name, array);
+                    }
+                    engine.evaluate_with(&text, &env, None).map_err(|e| e.to_string())
+                };
+                let want = bind(&ENGINES[0].1, &mut inputs.iter().map(|(_, array)| array));
+                with_results += u64::from(want.is_ok());
+                for found in [bind(&gpu, &mut on_device.iter()), bind(&gpu, &mut inputs.iter().map(|(_, array)| array))]
+                {
+                    assert!(found == want, "{text}\n{inputs:?}\n{found:?}\nnot\n{want:?}");
+                }
+            }
+            assert!(3 * with_results > PROGRAMS, "{with_results} of {PROGRAMS} programs have results");
+        });
     }
 }
