@@ -224,8 +224,8 @@ pub(crate) fn mismatch(what: &str, array: &Device, wanted: &Device) -> Error {
     let error =
         Diagnostic::new(Code::DeviceMismatch, format!("{what} is on {}, not on {}", array.name(), wanted.name()));
     let hint = match wanted.is_cpu() {
-        true => "an engine built with `Builder::device` computes there; `Array::to_host` copies",
-        false => "`Array::to_device` copies",
+        true => "`to_host` copies; an engine of that device computes there",
+        false => "`to_device` copies",
     };
     error.why("arrays are never moved unasked").hint(hint).into()
 }

@@ -132,7 +132,7 @@ pub(crate) fn cuda_error(error: numfuse_cuda::Error) -> Error {
     match error {
         Cuda::NoDriver(reason) => new(Code::Device, "there is no CUDA on this machine")
             .why(format!("the NVIDIA driver library cannot be loaded: {reason}"))
-            .hint("install the NVIDIA driver, or use `Device::cpu()`"),
+            .hint("install the NVIDIA driver, or use the CPU"),
         Cuda::DriverTooOld(reason) => new(Code::Device, "the NVIDIA driver is too old").why(reason).hint("update it"),
         Cuda::NoDevice { index, count } => {
             let error = new(Code::Device, &format!("there is no device cuda:{index}"));

@@ -76,7 +76,7 @@ fn are_of_host(
             let (cpu, device) = (Device::cpu().name(), shared.device.name());
             let error =
                 Diagnostic::new(Code::DeviceMismatch, format!("{name} is on {cpu}, other arrays are on {device}"));
-            Err(error.why("arrays are never moved unasked").hint("`Array::to_device` copies it there").into())
+            Err(error.why("arrays are never moved unasked").hint("`to_device` copies it there").into())
         }
         host => Ok(host.is_some()),
     }
