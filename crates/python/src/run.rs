@@ -181,6 +181,7 @@ fn run_into_targets(py: Python<'_>, function: &Function, views: &Views<'_>, targ
             }
         });
     }
+    let is_of_host = places.iter().any(|place| matches!(place, Place::Host(_)));
     let mut outputs: Outputs<'_> = SmallVec::new();
     for place in &mut places {
         outputs.push(match place {
@@ -188,7 +189,12 @@ fn run_into_targets(py: Python<'_>, function: &Function, views: &Views<'_>, targ
             Place::Device(array) => array.view_mut(),
         });
     }
-    interruptible(py, outputs, |outputs, token| function.run_into(views, outputs, token))?;
+    if is_of_host {
+        interruptible(py, outputs, |outputs, token| function.run_into(views, outputs, token))?;
+    } else {
+        // The call only begins the work.
+        py.detach(|| function.run_into(views, outputs, None)).map_err(|e| raise(py, &e))?;
+    }
     // Whoever the array is of may read it on a stream that nobody has told of.
     waiting.map_or(Ok(()), |device| py.detach(|| device.synchronize()).map_err(|e| raise(py, &e)))
 }

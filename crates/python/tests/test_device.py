@@ -3,10 +3,12 @@ GPU, `NUMFUSE_TEST_DEVICE=real` has it run there."""
 
 import gc
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -284,6 +286,26 @@ def test_their_streams():
     same(result, 2 * a + 1)
 
 
+@pytest.mark.parametrize("make", [lambda a: Interface(a, stream=None), DLPack, OldDLPack])
+def test_they_are_kept_until_they_were_read(make):
+    a = np.linspace(0, 1, 1000)
+    x = make(a)
+    kept = weakref.ref(x) if isinstance(x, Interface) else None
+    before = GPU.memory_stats()["used"]
+    result = numfuse.evaluate("2*x + 1")
+    del x
+    gc.collect()
+    if WHICH != "real":
+        # The stand-in does nothing before somebody waits.
+        assert kept is None or kept() is not None
+        assert GPU.memory_stats()["used"] == before + 8000
+    same(result, 2 * a + 1)
+    GPU.synchronize()
+    gc.collect()
+    assert kept is None or kept() is None
+    assert GPU.memory_stats()["used"] == before
+
+
 def test_they_are_let_go_of():
     before = used()
     a = np.linspace(0, 1, 1000)
@@ -378,6 +400,14 @@ def test_what_others_are_told():
     # NumPy has no arrays of devices, and says so.
     with pytest.raises((RuntimeError, BufferError)):
         np.from_dlpack(there)
+
+
+def test_the_example_in_the_manual():
+    manual = pathlib.Path(__file__).parents[3] / "docs" / "gpu.md"
+    block = manual.read_text().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(block, names)
+    same(names["y"], 2 * np.asarray(names["a"]) + 1)
 
 
 def child(code, **variables):

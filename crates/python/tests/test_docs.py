@@ -44,7 +44,7 @@ def test_the_example_in_the_readme():
 
 def test_stages_can_be_explained():
     a = np.ones((3, 4), np.float32)
-    for stage in ["parse", "graph", "simplified", "plan", "kernel", "clif", "asm"]:
+    for stage in ["parse", "graph", "simplified", "plan", "kernel", "clif", "asm", "cuda"]:
         text = numfuse.explain("sum(a*b)", b=2.0, stage=stage)
         assert text and f"=== {stage} ===" in numfuse.explain("sum(a*b)", a=a, b=2.0)
     assert "f32[?0, ?1]" in numfuse.explain("a", stage="graph")

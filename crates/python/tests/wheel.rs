@@ -1,6 +1,11 @@
 //! The Python package as its users get it: built to a wheel by maturin, installed into an environment of its own, and put
 //! through its tests (`tests/test_*.py`). Needs Python 3.10 or newer with `venv`, and a package index the first time;
-//! without them it fails, since nothing else tests this crate.
+//! without them it fails, since nothing else tests this crate. `test_device.py` runs with stand-ins for a GPU, which are for
+//! x86-64 Linux.
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[path = "../../numfuse/tests/common/cuda.rs"]
+mod cuda;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,6 +35,32 @@ fn the_wheel_passes_its_tests() {
     run(Command::new(&python)
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir"])
         .args([&tests, &tests]));
+    match stand_in() {
+        Some(variables) => run(Command::new(&python)
+            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir"])
+            .args([&tests, &tests.join("test_device.py")])
+            .env("NUMFUSE_TEST_DEVICE", "stand-in")
+            .envs(variables)),
+        None => eprintln!("SKIPPED: test_device.py: the stand-ins for a GPU are for x86-64 Linux"),
+    }
+}
+
+/// The variables with which a process finds the stand-ins for a GPU. What is open when the process ends is Python's matter.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn stand_in() -> Option<Vec<(String, String)>> {
+    Some(cuda::gpu().with("LEAKS", 1).variables())
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn stand_in() -> Option<Vec<(String, String)>> {
+    None
+}
+
+/// What the stand-in of NVRTC runs to have a text compiled.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn compiles_for_the_stand_in() {
+    cuda::compile_for_the_stand_in();
 }
 
 /// The Python of a virtual environment with [`PACKAGES`], which is made if it is not there.

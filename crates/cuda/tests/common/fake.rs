@@ -82,6 +82,14 @@ impl Fake {
         Fake { absent: true, ..Fake::default() }
     }
 
+    /// The variables with which any program finds it.
+    pub fn variables(self) -> Vec<(String, String)> {
+        let folder = if self.absent { nowhere() } else { folder(self.without) };
+        let mut variables = self.settings;
+        variables.push(("LD_LIBRARY_PATH".to_owned(), folder.display().to_string()));
+        variables
+    }
+
     /// Runs the body of the test that calls this. It has to pass, to leave nothing behind, and to do nothing that a driver
     /// leaves undefined.
     pub fn run(self, body: impl FnOnce()) -> Outcome {
