@@ -130,7 +130,8 @@ pub struct Stats {
     pub texts_parsed: u64,
     /// Graphs simplified and fused: one for each text or expression and types, more if sizes broadcast in other ways.
     pub plans_made: u64,
-    /// Kernels compiled to machine code.
+    /// Kernels compiled to machine code. With a CUDA device those that all engines of it have loaded; none is held by the
+    /// engine.
     pub kernels_compiled: u64,
     /// Kernels held by the code cache.
     pub kernels_cached: usize,
@@ -342,12 +343,13 @@ impl Engine {
 
     /// What this engine has done and holds.
     pub fn stats(&self) -> Stats {
-        let Shared { code, counters, .. } = &*self.shared;
+        let Shared { code, counters, device, .. } = &*self.shared;
         let (kernels_cached, code_bytes) = code.held();
+        let kernels_compiled = || code.compiled.load(Ordering::Relaxed);
         Stats {
             texts_parsed: counters.texts.load(Ordering::Relaxed),
             plans_made: counters.plans.load(Ordering::Relaxed),
-            kernels_compiled: code.compiled.load(Ordering::Relaxed),
+            kernels_compiled: device.backend().map_or_else(kernels_compiled, numfuse_cuda::Backend::kernels_loaded),
             kernels_cached,
             code_bytes,
         }

@@ -566,6 +566,8 @@ fn a_call_that_is_known_allocates_its_result_and_launches() {
         for _ in 0..100 {
             engine.evaluate("2*a + 1", &vars! { a }).unwrap();
         }
+        let stats = engine.stats();
+        assert_eq!((stats.texts_parsed, stats.plans_made, stats.kernels_compiled), (1, 1, 1));
     });
     if outcome.is_known() {
         assert_eq!(outcome.calls("cuLaunchKernel"), 100);

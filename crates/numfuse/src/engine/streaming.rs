@@ -31,6 +31,8 @@ use std::sync::{Mutex, PoisonError};
 const SLOTS: usize = 3;
 /// About how many bytes of inputs and results a part has, where the device has memory enough.
 const PART: u64 = 48 << 20;
+/// Fewer bytes than this are one part, whatever the device has free: asking it takes longer than they do.
+const SMALL: usize = 1 << 20;
 /// A part takes no more than this share of what the device has free: there are several, and temporaries besides.
 const SHARE: u64 = 16;
 /// Copies between memories of the host are shared out to threads in pieces of at least this many bytes.
@@ -184,6 +186,9 @@ impl Parts {
         let inputs: SmallVec<[(usize, Cell); 3]> = cut.map(|(n, i)| (n, Cell::new(i.dtype(), i.shape()))).collect();
         let outputs: SmallVec<[Cell; 1]> = types.iter().map(|(dtype, place)| Cell::new(*dtype, &place.shape)).collect();
         let row: usize = inputs.iter().map(|(_, cell)| cell.bytes).chain(outputs.iter().map(|cell| cell.bytes)).sum();
+        if row.saturating_mul(total) <= SMALL {
+            return None;
+        }
         let device = backend.device();
         let stats = device.memory_stats().ok()?;
         let free = device.memory_free().ok()?.saturating_add(stats.reserved.saturating_sub(stats.used));
