@@ -159,6 +159,8 @@ impl DeviceArray {
     #[getter]
     fn __cuda_array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.array.is_lent.store(true, Ordering::Relaxed);
+        // Some consumers take no notice of the stream that the interface tells of, PyTorch among them.
+        foreign::precede(&self.array.device(), DEFAULT_STREAM).map_err(|e| raise(py, &e))?;
         interface::describe(py, &self.array)
     }
 

@@ -162,7 +162,7 @@ pub fn of(inputs: &[Input<'_>]) -> Option<numfuse::Device> {
 /// Has other libraries do nothing to these inputs before they have been read.
 pub fn after(py: Python<'_>, inputs: &[Input<'_>]) -> PyResult<()> {
     let unordered = inputs.iter().find_map(|input| match input {
-        Input::Device(operand) if operand.is_unordered() => Some(operand),
+        Input::Device(operand) if operand.is_unordered() => Some(&**operand),
         _ => None,
     });
     let ordered = unordered.map(Operand::order_after).transpose();

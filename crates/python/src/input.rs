@@ -14,8 +14,8 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyFloatMethods, PyInt};
 pub enum Input<'py> {
     /// An array that numfuse can compute with.
     Array(Bound<'py, PyUntypedArray>, DType),
-    /// An array on a device, of ours or of another library.
-    Device(Operand),
+    /// An array on a device, of ours or of another library; boxed, since other inputs are small.
+    Device(Box<Operand>),
     /// A number of Python, whose dtype gives way to that of any array.
     Number(Number),
     /// Nothing: the name of a constant, such as `pi`.
@@ -87,7 +87,7 @@ fn rare<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Input<'py>> {
         Ok(array) => array.clone(),
         Err(_) => {
             if let Some(operand) = Operand::new(object, &format!("input `{name}`"))? {
-                return Ok(Input::Device(operand));
+                return Ok(Input::Device(Box::new(operand)));
             }
             let made = py.import(intern!(py, "numpy"))?.call_method1(intern!(py, "asarray"), (object,))?;
             made.cast_into::<PyUntypedArray>()?
