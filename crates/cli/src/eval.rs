@@ -1,7 +1,7 @@
 //! `numfuse eval`: reads the inputs, evaluates, prints the results and writes them.
 
 use crate::{Failure, engine, tier};
-use numfuse::{AsArrayRef, Backend, Code, Device, Diagnostic, Engine, Env, Tier, npy};
+use numfuse::{AsArrayRef, Backend, Code, Device, Diagnostic, Engine, Env, Error, Tier, npy};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -78,15 +78,24 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         env.insert(*name, array.as_ref());
     }
     let backend = if args.interpret { Backend::Interp } else { Backend::Auto };
-    let engine = match device(&args.device)? {
-        device if device.is_cpu() => engine(args.threads, backend, args.tier)?,
+    let on_cpu = || engine(args.threads, backend, args.tier);
+    let mut engine = match device(&args.device)? {
+        device if device.is_cpu() => on_cpu()?,
         device => Engine::builder().threads(args.threads).device(&device).build()?,
     };
-    let evaluate = || {
+    let evaluate = |engine: &Engine| {
         let start = Instant::now();
         engine.evaluate_with(&args.text, &env, None).map(|results| (results, start.elapsed()))
     };
-    let (results, first) = evaluate()?;
+    let (results, first) = match evaluate(&engine) {
+        // A GPU without a compiler is not one to use, either.
+        Err(error) if args.device == "auto" && error.code() == Code::DeviceCompiler => {
+            no_gpu(&error);
+            engine = on_cpu()?;
+            evaluate(&engine)?
+        }
+        found => found?,
+    };
     if !args.output.is_empty() && args.output.len() != results.len() {
         let title = format!("{} results and {} output files", results.len(), args.output.len());
         let error = Diagnostic::new(Code::Arguments, title).hint("give `-o` once for each result");
@@ -102,7 +111,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         let mut best = Duration::MAX;
         let start = Instant::now();
         while best == Duration::MAX || start.elapsed() < Duration::from_millis(200) {
-            best = best.min(evaluate()?.1);
+            best = best.min(evaluate(&engine)?.1);
         }
         writeln!(out, "first {first:.2?}, with parsing and compiling; then {best:.2?} at best")?;
     }
@@ -115,9 +124,14 @@ fn device(name: &str) -> Result<Device, Failure> {
         return Ok(name.parse()?);
     }
     Ok(Device::cuda(0).unwrap_or_else(|error| {
-        eprintln!("numfuse: computing on the CPU, since there is no GPU to use: {error}");
+        no_gpu(&error);
         Device::cpu()
     }))
+}
+
+/// Says why the CPU computes where any device would have done.
+fn no_gpu(error: &Error) {
+    eprintln!("numfuse: computing on the CPU, since there is no GPU to use: {error}");
 }
 
 #[cfg(test)]

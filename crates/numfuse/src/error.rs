@@ -148,9 +148,8 @@ pub(crate) fn cuda_error(error: numfuse_cuda::Error) -> Error {
         }
         Cuda::Forked => new(Code::Device, "CUDA does not work in a forked child of a process that uses it")
             .hint("start the child anew; in Python, the start method \"spawn\" of multiprocessing does"),
-        Cuda::NoCompiler(reason) => new(Code::DeviceCompiler, "there is no compiler for CUDA kernels")
-            .why(reason)
-            .hint("`pip install nvidia-cuda-nvrtc`, or name the library by `NUMFUSE_NVRTC`"),
+        // What it says has the way out.
+        Cuda::NoCompiler(reason) => new(Code::DeviceCompiler, "there is no compiler for CUDA kernels").why(reason),
         Cuda::OutOfMemory { asked, free, total } => {
             new(Code::OutOfMemory, &format!("no memory for {asked} bytes on the device"))
                 .why(format!("{free} of its {total} bytes are free"))
