@@ -24,7 +24,7 @@ use pyo3::types::{PyDict, PyString, PyType};
 /// <BLANKLINE>
 ///
 /// ``stage`` is one of ``"parse"``, ``"graph"``, ``"simplified"``, ``"plan"``, ``"kernel"``, ``"clif"``, ``"asm"`` and
-/// ``"cuda"``; without it, all of them are shown.
+/// ``"cuda"``; without it, all of them but the last are shown.
 #[pyfunction]
 #[pyo3(signature = (expr, /, *, stage=None, **inputs))]
 pub fn explain<'py>(
