@@ -558,6 +558,22 @@ fn arrays_of_the_host_go_through_in_parts() {
 }
 
 #[test]
+fn the_last_part_may_be_of_any_size() {
+    gpu().with("MEMORY", 2 << 20).run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        let text = "a*row + b, max(a, axis=1)";
+        // A part has some eighty rows, so that this many sizes leave every number of rows for the last one, one row too.
+        for rows in 700..790 {
+            let (a, b, row) = (floats(rows * 100, &[rows, 100]), floats(rows, &[rows, 1]), floats(100, &[100]));
+            let env = vars! { a, b, row };
+            let want = Engine::default().evaluate_with(text, &env, None).unwrap();
+            assert_eq!(engine.evaluate_with(text, &env, None).unwrap(), want, "{rows} rows");
+        }
+    });
+}
+
+#[test]
 fn a_call_that_is_known_allocates_its_result_and_launches() {
     let outcome = gpu().run(|| {
         let device = Device::cuda(0).unwrap();
