@@ -30,6 +30,11 @@ pub use numfuse_cpu::Tier;
 pub use numfuse_lang::is_constant;
 pub use view::{ArrayMut, ArrayRef, RawArray};
 
+/// The page on GPUs, whose examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/gpu.md")]
+pub struct GpuPage;
+
 /// Evaluates a text with one result, on the default [`Engine`]: all cores, code kept for the next time.
 ///
 /// ```
