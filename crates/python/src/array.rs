@@ -8,7 +8,7 @@ use crate::error::{raise, refuse};
 use crate::raw::dlpack;
 use crate::raw::foreign::{self, DEFAULT_STREAM};
 use crate::{interface, raw};
-use numfuse::{Array, ArrayRef, Code, Diagnostic};
+use numfuse::{Array, ArrayMut, ArrayRef, Code, Diagnostic};
 use numpy::{PyArrayDescr, PyUntypedArray};
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -257,11 +257,11 @@ impl Operand {
         foreign::precede(&self.device(), DEFAULT_STREAM)
     }
 
-    /// The array to write a result to.
-    pub fn into_output(self, py: Python<'_>) -> PyResult<Array> {
+    /// The array, to write a result to.
+    pub fn view_mut(&mut self, py: Python<'_>) -> PyResult<ArrayMut<'_>> {
         match self {
-            Operand::Own(array) => foreign::writable(&array).map_err(|e| raise(py, &e)),
-            Operand::Foreign(foreign) if foreign.is_writeable => Ok(foreign.array),
+            Operand::Own(array) => foreign::view_mut(array).map_err(|e| raise(py, &e)),
+            Operand::Foreign(foreign) if foreign.is_writeable => Ok(foreign.array.view_mut()),
             Operand::Foreign(_) => Err(refuse(py, Diagnostic::new(Code::Output, "`out` is read-only"))),
         }
     }

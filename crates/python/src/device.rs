@@ -117,7 +117,7 @@ pub fn to_device<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let device = match device {
         Some(device) => wanted(Some(device))?.unwrap_or(numfuse::Device::cpu()),
-        None => numfuse::Device::cuda(0).map_err(|e| raise(py, &e))?,
+        None => py.detach(|| numfuse::Device::cuda(0)).map_err(|e| raise(py, &e))?,
     };
     let input = Input::new(array, "array")?;
     // Of what `numpy.asarray` takes, numbers are given by value.

@@ -50,13 +50,13 @@ pub fn array(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Option<Foreign>>
 fn device(py: Python<'_>, index: Option<i32>, what: &str) -> PyResult<Device> {
     let index = match index {
         Some(index) => usize::try_from(index).unwrap_or(0),
-        None if Device::all().len() > 2 => {
+        None if py.detach(Device::all).len() > 2 => {
             let error = Diagnostic::new(Code::DeviceMismatch, format!("{what} does not say which device it is on"));
             return Err(refuse(py, error.hint("there are several; arrays with `__dlpack_device__` do")));
         }
         None => 0,
     };
-    Device::cuda(index).map_err(|e| raise(py, &e))
+    py.detach(|| Device::cuda(index)).map_err(|e| raise(py, &e))
 }
 
 fn version(interface: &Bound<'_, PyDict>) -> PyResult<i64> {

@@ -7,9 +7,7 @@ use crate::call::Expression;
 use crate::error::{raise, refuse};
 use crate::input::Input;
 use crate::{device, raw};
-use numfuse::{
-    Array, ArrayMut, ArrayRef, CancelToken, Code, Device, Diagnostic, Function, FunctionCall, KnownCall, RawArray,
-};
+use numfuse::{ArrayMut, ArrayRef, CancelToken, Code, Device, Diagnostic, Function, FunctionCall, KnownCall, RawArray};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -164,29 +162,20 @@ fn run_on_device<'py>(
 }
 
 /// Calls a function of a device into the arrays of `out=`.
-fn run_into_targets(py: Python<'_>, function: &Function, views: &Views<'_>, targets: Vec<Target<'_>>) -> PyResult<()> {
-    enum Place<'py> {
-        Host(Bound<'py, PyUntypedArray>),
-        Device(Array),
-    }
-    let (mut places, mut waiting) = (Vec::new(), None);
-    for target in targets {
-        places.push(match target {
-            Target::Host(array) => Place::Host(array),
-            Target::Device(operand) => {
-                if operand.is_unordered() {
-                    waiting = Some(operand.device());
-                }
-                Place::Device(operand.into_output(py)?)
-            }
-        });
-    }
-    let is_of_host = places.iter().any(|place| matches!(place, Place::Host(_)));
+fn run_into_targets(
+    py: Python<'_>,
+    function: &Function,
+    views: &Views<'_>,
+    mut targets: Vec<Target<'_>>,
+) -> PyResult<()> {
+    let is_of_host = targets.iter().any(|target| matches!(target, Target::Host(_)));
+    let unordered = targets.iter().filter(|t| matches!(t, Target::Device(operand) if operand.is_unordered()));
+    let unordered: SmallVec<[Device; 1]> = unordered.filter_map(Target::device).collect();
     let mut outputs: Outputs<'_> = SmallVec::new();
-    for place in &mut places {
-        outputs.push(match place {
-            Place::Host(array) => output(array)?,
-            Place::Device(array) => array.view_mut(),
+    for target in &mut targets {
+        outputs.push(match target {
+            Target::Host(array) => output(array)?,
+            Target::Device(operand) => operand.view_mut(py)?,
         });
     }
     if is_of_host {
@@ -196,7 +185,7 @@ fn run_into_targets(py: Python<'_>, function: &Function, views: &Views<'_>, targ
         py.detach(|| function.run_into(views, outputs, None)).map_err(|e| raise(py, &e))?;
     }
     // Whoever the array is of may read it on a stream that nobody has told of.
-    waiting.map_or(Ok(()), |device| py.detach(|| device.synchronize()).map_err(|e| raise(py, &e)))
+    unordered.iter().try_for_each(|device| py.detach(|| device.synchronize())).map_err(|e| raise(py, &e))
 }
 
 fn views<'a>(py: Python<'_>, inputs: &'a Inputs<'_>) -> PyResult<Views<'a>> {

@@ -73,6 +73,11 @@ impl DeviceMemory {
 
     /// As [`DeviceMemory::array`], to write; nothing need have been written.
     pub fn array_mut(&mut self, dtype: DType, place: &Strided) -> ArrayMut<'_> {
+        self.shared_array_mut(dtype, place)
+    }
+
+    /// The same, where the caller answers for nobody else using the elements.
+    fn shared_array_mut(&self, dtype: DType, place: &Strided) -> ArrayMut<'_> {
         self.check(dtype, place);
         let first = std::ptr::without_provenance_mut(self.first_address() as usize);
         ArrayMut { first, memory: Some(self), dtype, place: place.clone(), life: PhantomData }
@@ -165,6 +170,20 @@ impl Array {
         let memory = unsafe { numfuse_cuda::driver::Memory::import(&stream, start, bytes, Box::new(owner)) };
         let memory = DeviceMemory { memory, backend: backend.clone(), first: low.unsigned_abs() };
         Ok(Array::of_device_memory(Box::new(memory), dtype, place))
+    }
+}
+
+impl Array {
+    /// As [`Array::view_mut`], of an array of a device that several hold, as those of another language may.
+    ///
+    /// # Errors
+    /// If the array is on the host.
+    ///
+    /// # Safety
+    /// Until the work on it is done, nobody else uses the elements but in the order of the device's stream.
+    pub unsafe fn shared_view_mut(&self) -> Result<ArrayMut<'_>> {
+        let memory = self.device_memory().ok_or_else(|| Error::new(Code::DeviceMismatch, "the array is on the host"))?;
+        Ok(memory.shared_array_mut(self.dtype(), self.view().place()))
     }
 }
 

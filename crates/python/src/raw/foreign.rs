@@ -5,7 +5,7 @@
 //! what `__cuda_array_interface__` and DLPack are about.
 
 use crate::array::Shared;
-use numfuse::{Array, DType, Device, Result};
+use numfuse::{Array, ArrayMut, DType, Device, Result};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -32,14 +32,11 @@ pub fn array(device: &Device, described: &Described, owner: Arc<dyn Any + Send +
     unsafe { Array::from_device(device, address, dtype, shape, strides, stream, owner) }
 }
 
-/// An array of ours once more, to be written.
-pub fn writable(array: &Arc<Shared>) -> Result<Array> {
-    let device = array.device();
-    let (shape, strides) = (array.shape(), array.strides());
-    let address = array.device_address().unwrap_or(0);
-    // SAFETY: the memory is that of an array that is kept alive. Whoever has an array of Python may write to it; all that
-    // numfuse does with it is done in the order of the device's stream.
-    unsafe { Array::from_device(&device, address, array.dtype(), &shape, strides, None, array.clone()) }
+/// An array of ours, to be written.
+pub fn view_mut(array: &Shared) -> Result<ArrayMut<'_>> {
+    // SAFETY: whoever has an array of Python may write to it; all that numfuse does with it is done in the order of the
+    // device's stream, and other libraries put their work in order with that.
+    unsafe { array.shared_view_mut() }
 }
 
 /// Has a stream wait for all that the device was given so far.
