@@ -28,17 +28,19 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Parts that are on their way at one time.
-const SLOTS: usize = 3;
+const SLOTS: usize = 4;
+/// How many parts later a result is fetched: until then two others are on the device.
+const LAG: usize = SLOTS - 1;
 /// About how many bytes of inputs and results a part has, where the device has memory enough.
-const PART: u64 = 48 << 20;
+const PART: u64 = 64 << 20;
 /// Fewer bytes than this are one part, whatever the device has free: asking it takes longer than they do.
 const SMALL: usize = 1 << 20;
 /// A part takes no more than this share of what the device has free: there are several, and temporaries besides.
 const SHARE: u64 = 16;
-/// Copies between memories of the host are shared out to threads in pieces of at least this many bytes.
-const PIECE: usize = 1 << 20;
+/// Copies between memories of the host are shared out to threads in pieces of about this many bytes.
+const PIECE: usize = 2 << 20;
 /// More threads than this do not copy faster.
-const COPIERS: usize = 8;
+const COPIERS: usize = 16;
 
 /// Evaluates a program of arrays of the host into new arrays of the host, or into those of the caller.
 pub(super) fn run(
@@ -161,21 +163,16 @@ impl Cell {
         Cell { dtype, shape, bytes }
     }
 
+    /// Bytes that so many rows take, up to where the next array begins.
+    fn room(&self, rows: usize) -> usize {
+        (self.bytes * rows).next_multiple_of(256)
+    }
+
     /// Where so many rows are, one after the other.
     fn place(&self, rows: usize) -> Result<Strided> {
         let shape: SmallVec<[u64; 4]> = std::iter::once(rows as u64).chain(self.shape.iter().copied()).collect();
         Ok(Strided::row_major(&shape, self.dtype)?)
     }
-}
-
-/// Where one array after the other begins, at multiples of 256.
-fn offsets<'c>(cells: impl Iterator<Item = &'c Cell>, rows: usize) -> (SmallVec<[usize; 4]>, usize) {
-    let (mut begins, mut end) = (SmallVec::new(), 0usize);
-    for cell in cells {
-        begins.push(end);
-        end = (end + cell.bytes * rows).next_multiple_of(256);
-    }
-    (begins, end)
 }
 
 impl Parts {
@@ -224,47 +221,59 @@ impl Parts {
         let rows = |part: usize| part * self.rows..((part + 1) * self.rows).min(total);
         let kept = uploaded(shared, inputs, |n| !self.split.cut[n])?;
         let threads = shared.threads.min(COPIERS);
-        let (input_begins, input_bytes) = offsets(self.inputs.iter().map(|(_, cell)| cell), self.rows);
-        let (output_begins, output_bytes) = offsets(self.outputs.iter(), self.rows);
+        let input_bytes = self.inputs.iter().map(|(_, cell)| cell.room(self.rows)).sum();
+        let output_bytes = self.outputs.iter().map(|cell| cell.room(self.rows)).sum();
         let mut staging = shared.staging.take(backend, input_bytes, output_bytes)?;
-        for k in 0..count + SLOTS - 1 {
+        for k in 0..count + LAG {
+            let Staging { slots, copy_in, copy_out, .. } = &mut staging;
+            // This part's slot, and that of the part which has been on its way for the longest time.
+            let slots = slots.get_disjoint_mut([k % SLOTS, (k + SLOTS - LAG) % SLOTS]);
+            let [own, old] = slots.map_err(|e| Error::new(Code::Internal, e.to_string()))?;
+            // Both copies between memories of the host are made at once: they are what takes the time.
+            let mut copies = Vec::new();
             if k < count {
-                let Slot { to_device, from_device, memory } = &mut staging.slots[k % SLOTS];
-                let range = rows(k);
-                let staged = to_device.bytes_mut().map_err(cuda_error)?;
-                for ((n, cell), begin) in self.inputs.iter().zip(&input_begins) {
-                    let place = cell.place(range.len())?;
-                    let bytes = &mut staged[*begin..begin + cell.bytes * range.len()];
-                    let mut to = ArrayMut::of_bytes(bytes, cell.dtype, place)?;
-                    copy_rows(&mut to, &inputs[*n].slice(0, range.clone())?, threads)?;
-                }
-                // The part before in this slot is given back only now, when the device is done with it.
-                *memory = None;
-                let memory = memory.insert(DeviceMemory::uninit_on(&staging.copy_in, backend, input_bytes)?);
-                memory.upload(&staging.copy_in, to_device)?;
-                let mut views: SmallVec<[ArrayRef<'_>; 3]> = SmallVec::new();
-                for (input, kept) in inputs.iter().zip(&kept) {
-                    views.push(kept.as_ref().map_or_else(|| (*input).clone(), Array::view));
-                }
-                for ((n, cell), begin) in self.inputs.iter().zip(&input_begins) {
-                    views[*n] = memory.array_at(*begin, cell.dtype, &cell.place(range.len())?)?;
-                }
-                let results = computed(shared, program, &views, flag)?;
-                for (result, begin) in results.iter().zip(&output_begins) {
-                    let Some(memory) = result.device_memory() else {
-                        return Err(Error::new(Code::Internal, "a result that is not on the device"));
-                    };
-                    memory.download(&staging.copy_out, from_device, *begin)?;
+                let mut staged = own.to_device.bytes_mut().map_err(cuda_error)?;
+                for (n, cell) in &self.inputs {
+                    let bytes;
+                    (bytes, staged) = staged.split_at_mut(cell.room(self.rows));
+                    let to = ArrayMut::of_bytes(bytes, cell.dtype, cell.place(rows(k).len())?)?;
+                    copies.push((to, inputs[*n].slice(0, rows(k))?));
                 }
             }
-            if let Some(part) = k.checked_sub(SLOTS - 1) {
-                let range = rows(part);
-                let staged = staging.slots[part % SLOTS].from_device.bytes().map_err(cuda_error)?;
-                for ((output, cell), begin) in outputs.iter_mut().zip(&self.outputs).zip(&output_begins) {
-                    let bytes = &staged[*begin..begin + cell.bytes * range.len()];
-                    let from = ArrayRef::of_bytes(bytes, cell.dtype, cell.place(range.len())?)?;
-                    copy_rows(&mut output.slice(0, range.clone())?, &from, threads)?;
+            if let Some(part) = k.checked_sub(LAG) {
+                let mut staged = old.from_device.bytes().map_err(cuda_error)?;
+                for (output, cell) in outputs.iter_mut().zip(&self.outputs) {
+                    let bytes;
+                    (bytes, staged) = staged.split_at(cell.room(self.rows));
+                    let from = ArrayRef::of_bytes(bytes, cell.dtype, cell.place(rows(part).len())?)?;
+                    copies.push((output.slice(0, rows(part))?, from));
                 }
+            }
+            copy_all(copies, threads)?;
+            if k >= count {
+                continue;
+            }
+            // The part before in this slot is given back only now, when the device is done with it.
+            own.memory = None;
+            let memory = own.memory.insert(DeviceMemory::uninit_on(copy_in, backend, input_bytes)?);
+            memory.upload(copy_in, &mut own.to_device)?;
+            let mut views: SmallVec<[ArrayRef<'_>; 3]> = SmallVec::new();
+            for (input, kept) in inputs.iter().zip(&kept) {
+                views.push(kept.as_ref().map_or_else(|| (*input).clone(), Array::view));
+            }
+            let mut begin = 0;
+            for (n, cell) in &self.inputs {
+                views[*n] = memory.array_at(begin, cell.dtype, &cell.place(rows(k).len())?)?;
+                begin += cell.room(self.rows);
+            }
+            let results = computed(shared, program, &views, flag)?;
+            let mut begin = 0;
+            for (result, cell) in results.iter().zip(&self.outputs) {
+                let Some(memory) = result.device_memory() else {
+                    return Err(Error::new(Code::Internal, "a result that is not on the device"));
+                };
+                memory.download(copy_out, &mut own.from_device, begin)?;
+                begin += cell.room(self.rows);
             }
         }
         shared.staging.give(staging);
@@ -272,29 +281,34 @@ impl Parts {
     }
 }
 
-/// Copies an array of the host by several threads, each some of the rows.
-fn copy_rows(to: &mut ArrayMut<'_>, from: &ArrayRef<'_>, threads: usize) -> Result<()> {
-    let bytes = from.len() * from.dtype().size();
-    let rows = from.shape().first().map_or(1, |n| *n as usize);
-    let pieces = (bytes / PIECE).clamp(1, threads.max(1)).min(rows.max(1));
-    if pieces == 1 {
-        return to.copy_from(from);
+/// Copies arrays of the host, by several threads if there is enough to copy.
+fn copy_all(copies: Vec<(ArrayMut<'_>, ArrayRef<'_>)>, threads: usize) -> Result<()> {
+    let mut pieces = Vec::new();
+    for (mut to, from) in copies {
+        let rows = from.shape().first().map_or(1, |n| *n as usize);
+        let count = (from.len() * from.dtype().size() / PIECE).clamp(1, rows.max(1));
+        for piece in 0..count {
+            let range: Range<usize> = rows * piece / count..rows * (piece + 1) / count;
+            let (first, rest) = to.split_rows(range.len())?;
+            pieces.push((first, from.slice(0, range)?));
+            to = rest;
+        }
     }
-    let range = |piece: usize| -> Range<usize> { rows * piece / pieces..rows * (piece + 1) / pieces };
-    let mut rest = to.reborrow();
-    let mut jobs = Vec::with_capacity(pieces);
-    for piece in 0..pieces {
-        let (first, after) = rest.split_rows(range(piece).len())?;
-        jobs.push((first, from.slice(0, range(piece))?));
-        rest = after;
-    }
+    let helpers = threads.min(pieces.len()).saturating_sub(1);
+    let pieces = Mutex::new(pieces.into_iter());
+    let copy = || {
+        let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+        while let Some((mut to, from)) = next() {
+            to.copy_from(&from)?;
+        }
+        Ok(())
+    };
     std::thread::scope(|scope| {
-        let mut jobs = jobs.into_iter();
-        let own = jobs.next();
-        let others: Vec<_> = jobs.map(|(mut to, from)| scope.spawn(move || to.copy_from(&from))).collect();
-        let mut done = own.map_or(Ok(()), |(mut to, from)| to.copy_from(&from));
-        for other in others {
-            let copied = other.join().unwrap_or_else(|_| Err(Error::new(Code::Internal, "a copying thread panicked")));
+        let helpers: Vec<_> =
+            (0..helpers).filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, copy).ok()).collect();
+        let mut done = copy();
+        for helper in helpers {
+            let copied = helper.join().unwrap_or_else(|_| Err(Error::new(Code::Internal, "a copying thread panicked")));
             done = done.and(copied);
         }
         done
@@ -334,7 +348,7 @@ impl Kept {
             Ok(Slot { to_device, from_device, memory: None })
         };
         let staging = || {
-            let slots = [slot()?, slot()?, slot()?];
+            let slots = [slot()?, slot()?, slot()?, slot()?];
             let [copy_in, copy_out] = [Stream::new(device)?, Stream::new(device)?];
             Ok(Staging { slots, copy_in, copy_out, input_bytes, output_bytes })
         };
@@ -347,5 +361,25 @@ impl Kept {
             slot.memory = None;
         }
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(staging);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_share_out_copies() {
+        let count = 1_200_000;
+        let from = Array::from_vec((0..count).map(f64::from).collect(), &[1000, 1200]).unwrap();
+        let small = Array::from_vec(vec![1i8, 2, 3], &[3]).unwrap();
+        for threads in [1, 4] {
+            let mut to = Array::zeros(DType::F64, &[1200, 1000]).unwrap();
+            let mut small_to = Array::zeros(DType::I8, &[3]).unwrap();
+            let transposed = from.view().transposed();
+            copy_all(vec![(to.view_mut(), transposed.clone()), (small_to.view_mut(), small.view())], threads).unwrap();
+            assert!(to == Array::copy_of(&transposed).unwrap() && small_to == small);
+        }
+        copy_all(Vec::new(), 4).unwrap();
     }
 }
