@@ -203,7 +203,7 @@ impl Matmul {
 
     /// How many matrices there are.
     fn stack(&self) -> usize {
-        self.outer.iter().product()
+        self.outer.iter().fold(1, |stack, n| stack.saturating_mul(*n))
     }
 
     fn blocks(&self) -> Blocks {
@@ -242,7 +242,8 @@ impl Matmul {
         let mut dense: SmallVec<[isize; 4]> = SmallVec::from_elem(0, sizes.len());
         for axis in (0..sizes.len()).rev().filter(|axis| strides[*axis] != 0) {
             dense[axis] = step as isize;
-            step *= sizes[axis];
+            // Elements that share memory have places of their own in the copy, which may be too many.
+            step = step.checked_mul(sizes[axis]).ok_or(Error::OutOfMemory { bytes: usize::MAX })?;
         }
         let (outer, matrix) = dense.split_at(sizes.len() - 2);
         Ok((BUFFERS.take(step)?, Place { outer: outer.into(), matrix: [matrix[0], matrix[1]] }))

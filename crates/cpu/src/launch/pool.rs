@@ -172,9 +172,10 @@ impl Helper {
                     change(ASLEEP, AWAKE);
                     continue;
                 }
-                if !change(offer, BUSY) {
+                // What was on the desk now: an offer may have been withdrawn, and another made at the same address.
+                let Ok(offer) = self.desk.compare_exchange(offer, BUSY, Ordering::AcqRel, Ordering::Acquire) else {
                     continue;
-                }
+                };
                 // SAFETY: the address is that of a job that was offered and not withdrawn, so it is there until
                 // `served` has been called for it; lifetimes end there, too.
                 let job = unsafe { &*offer.cast::<Job<'_>>() };
@@ -282,6 +283,10 @@ pub(super) fn is_anyone_awake() -> bool {
     // The first helper is the one that is asked first.
     if first.desk.load(Ordering::Relaxed) == AWAKE {
         return true;
+    }
+    if pool.linger(0).is_zero() {
+        // It would be asleep again before the next job.
+        return false;
     }
     let now = pool.since.elapsed().as_nanos() as u64;
     let before = pool.last.swap(now, Ordering::Relaxed);
