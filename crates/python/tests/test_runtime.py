@@ -100,11 +100,10 @@ def test_forked_children():
 
 
 INTERRUPTED = """
-import numpy as np, numfuse, os, signal, threading, time
+import numpy as np, numfuse, os, signal, threading
 x, y, out = np.ones(1 << 17), np.ones((1 << 17, 1)), np.zeros((1 << 17, 1))
-threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-start = time.monotonic()
 try:
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     numfuse.evaluate("sum(sin(x*y) * cos(x + y), axis=1, keepdims=True)", out=out)
 except KeyboardInterrupt:
     print("interrupted")
