@@ -17,6 +17,7 @@ use numfuse_core::plan::{BufferId, BufferKind, Plan, Step, Strided, Work};
 use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK, contracted};
 use numfuse_cpu::Tier;
 use numfuse_cuda::emit::{self, Class};
+use numfuse_cuda::matmul::{self, Classified, Product};
 use std::fmt::{self, Write};
 
 /// A stage of compilation.
@@ -252,20 +253,25 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
     Ok(Explanation { stages })
 }
 
-/// The CUDA C of each kernel, for operands that are aligned.
+/// The CUDA C of each step, for operands that are aligned; of products what does them where there is no cuBLAS.
 fn cuda_text(steps: &[(Work, Launch)]) -> String {
+    let source = |work: &Work, launch: &Launch| match work {
+        Work::Kernel(kernel) => {
+            let aligned = vec![0; kernel.operands.len()];
+            let class = Class::new(kernel, launch, &aligned)?;
+            Ok((String::new(), emit::Program::new(kernel, &class)?.source().text.clone()))
+        }
+        Work::Matmul(dtype) => {
+            let product = Classified::new(&Product::new(*dtype, launch)?, [0; 3])?;
+            let text = matmul::Program::new(product.class()).source().text.clone();
+            Ok((format!(": a product of matrices of {dtype}, where there is no cuBLAS"), text))
+        }
+    };
     let mut text = String::new();
     for (i, (work, launch)) in steps.iter().enumerate() {
-        let _ = match work {
-            Work::Kernel(kernel) => {
-                let aligned = vec![0; kernel.operands.len()];
-                let program = Class::new(kernel, launch, &aligned).and_then(|class| emit::Program::new(kernel, &class));
-                match program {
-                    Ok(program) => writeln!(text, "// k{i}\n{}", program.source().text.trim_end()),
-                    Err(error) => writeln!(text, "// k{i}: {error}"),
-                }
-            }
-            Work::Matmul(dtype) => writeln!(text, "// k{i}: no kernel, but a product of matrices of {dtype}"),
+        let _ = match source(work, launch) {
+            Ok((note, source)) => writeln!(text, "// k{i}{note}\n{}", source.trim_end()),
+            Err::<_, numfuse_cuda::Error>(error) => writeln!(text, "// k{i}: {error}"),
         };
     }
     text
