@@ -482,7 +482,7 @@ impl Run<'_> {
         let threads = team.threads;
         let chunk_cost = team.chunk(cost);
         let long = row_cost > LONG_ROW.1 || (threads > 1 && rows < 4 * threads && row_cost > LONG_ROW.0);
-        if let Some(short) = short::ShortRows::new(self, rows)? {
+        if let Some(short) = short::ShortRows::new(self, rows, team)? {
             return short.run(team, chunk_cost, row_cost);
         }
         let packs = self.launch.inner.len() > 1;

@@ -6,11 +6,13 @@
 //! first-level cache meanwhile.
 //!
 //! Invariant: of a transposed input neither the elements of a row are adjacent nor those of other tiles in reach, so
-//! the code must run all rows of each call side by side; [`ShortRows::new`] makes sure of that.
+//! the code must run all rows of each call side by side; [`ShortRows::new`] makes sure of that, and [`SideBySide::runs`]
+//! is what that takes.
 
 use super::{AlignedBuffer, BUFFERS, Places, Run, Team, Workspace, invoke, phases};
 use crate::Error;
 use crate::clif::{Call, OperandAt};
+use crate::wide::SideBySide;
 use numfuse_core::kernel::{Level, Operand, Role};
 use numfuse_core::launch::Layout;
 use smallvec::SmallVec;
@@ -23,6 +25,7 @@ const LEAST_OUTER: usize = 4;
 /// A run of short rows, with its shared inputs transposed.
 pub(super) struct ShortRows<'a> {
     run: &'a Run<'a>,
+    limits: SideBySide,
     /// The operands that are transposed, and where their tiles are: one after the other.
     transposed: SmallVec<[(usize, AlignedBuffer); 2]>,
     /// Rows of a tile; the last tile begins where it fits.
@@ -37,8 +40,8 @@ pub(super) struct ShortRows<'a> {
 unsafe impl Sync for ShortRows<'_> {}
 
 impl<'a> ShortRows<'a> {
-    /// The run in this form, if it gains from it.
-    pub fn new(run: &'a Run<'a>, rows: usize) -> Result<Option<ShortRows<'a>>, Error> {
+    /// The run in this form, if it gains from it and there is memory for it.
+    pub fn new(run: &'a Run<'a>, rows: usize, team: Team) -> Result<Option<ShortRows<'a>>, Error> {
         let Some(limits) = run.compiled.side_by_side else { return Ok(None) };
         let launch = run.launch;
         let (Some(last), Some(inner)) = (launch.outer.last().copied(), launch.inner.first().copied()) else {
@@ -69,14 +72,17 @@ impl<'a> ShortRows<'a> {
         let tiles = last.div_ceil((TILE_BYTES / bytes).max(limits.rows));
         let tile = last.div_ceil(tiles).next_multiple_of(limits.rows).min(last);
         let tiles = last.div_ceil(tile);
-        let mut short = ShortRows { run, transposed: SmallVec::new(), tile, tiles, last, outer };
+        let mut short = ShortRows { run, limits, transposed: SmallVec::new(), tile, tiles, last, outer };
         for n in transposed {
             let size = operands[n].dtype.size();
             let Some(bytes) = (tiles * tile).checked_mul(inner * size) else { return Ok(None) };
-            let mut buffer = BUFFERS.take(bytes)?;
-            short.transpose(n, buffer.as_mut_ptr());
+            let Ok(buffer) = BUFFERS.take(bytes) else { return Ok(None) };
             short.transposed.push((n, buffer));
         }
+        run.share(tiles, team, |tile| {
+            short.transposed.iter().for_each(|(n, buffer)| short.transpose(*n, tile, buffer));
+            Ok(())
+        })?;
         Ok(Some(short))
     }
 
@@ -85,29 +91,35 @@ impl<'a> ShortRows<'a> {
         (tile * self.tile).min(self.last - self.tile)
     }
 
-    fn transpose(&self, n: usize, mut to: *mut u8) {
+    /// Where a tile of an operand is in its buffer.
+    fn start(&self, n: usize, tile: usize, buffer: &AlignedBuffer) -> *mut u8 {
+        let bytes = self.run.inner * self.tile * self.run.compiled.operands[n].dtype.size();
+        buffer.as_ptr().cast_mut().wrapping_byte_add(tile * bytes)
+    }
+
+    fn transpose(&self, n: usize, tile: usize, buffer: &AlignedBuffer) {
         let (layout, inner) = (&self.run.launch.layouts[n], self.run.inner);
         let size = self.run.compiled.operands[n].dtype.size();
         let along = |strides: &[isize]| strides.last().copied().unwrap_or(0);
         let (row, element) = (along(&layout.outer), along(&layout.inner));
-        for tile in 0..self.tiles {
-            let origin = self.run.pointers[n].wrapping_byte_offset(self.first_row(tile) as isize * row);
-            for i in 0..inner {
-                let mut from = origin.wrapping_byte_offset(i as isize * element);
-                for _ in 0..self.tile {
-                    // SAFETY: `from` is an element of the launch's domain, which the caller of `Compiled::run` vouches
-                    // for; the buffer has room for `inner * self.tile` elements of each tile.
-                    unsafe {
-                        match size {
-                            8 => to.cast::<[u8; 8]>().write(from.cast::<[u8; 8]>().read()),
-                            4 => to.cast::<[u8; 4]>().write(from.cast::<[u8; 4]>().read()),
-                            2 => to.cast::<[u8; 2]>().write(from.cast::<[u8; 2]>().read()),
-                            _ => to.write(from.read()),
-                        }
+        let origin = self.run.pointers[n].wrapping_byte_offset(self.first_row(tile) as isize * row);
+        let mut to = self.start(n, tile, buffer);
+        for i in 0..inner {
+            let mut from = origin.wrapping_byte_offset(i as isize * element);
+            for _ in 0..self.tile {
+                // SAFETY: `from` is an element of the launch's domain, which the caller of `Compiled::run` vouches for;
+                // the buffer has room for `inner * self.tile` elements of each tile, and each tile is written by one
+                // thread, before any is read.
+                unsafe {
+                    match size {
+                        8 => to.cast::<[u8; 8]>().write(from.cast::<[u8; 8]>().read()),
+                        4 => to.cast::<[u8; 4]>().write(from.cast::<[u8; 4]>().read()),
+                        2 => to.cast::<[u8; 2]>().write(from.cast::<[u8; 2]>().read()),
+                        _ => to.write(from.read()),
                     }
-                    from = from.wrapping_byte_offset(row);
-                    to = to.wrapping_byte_add(size);
                 }
+                from = from.wrapping_byte_offset(row);
+                to = to.wrapping_byte_add(size);
             }
         }
     }
@@ -136,6 +148,7 @@ impl<'a> ShortRows<'a> {
             let mut steps: SmallVec<[isize; 8]> =
                 run.launch.layouts.iter().map(|l| l.outer.iter().rev().nth(1).copied().unwrap_or(0)).collect();
             self.redirect(tile, &mut places, &mut steps);
+            debug_assert!(self.limits.runs(self.tile, run.inner, &run.compiled.operands, &places));
             for _ in 0..count {
                 let call = Call {
                     operands: places.as_ptr(),
@@ -160,9 +173,8 @@ impl<'a> ShortRows<'a> {
     fn redirect(&self, tile: usize, places: &mut Places, steps: &mut [isize]) {
         for (n, buffer) in &self.transposed {
             let size = self.run.compiled.operands[*n].dtype.size();
-            let start = tile * self.run.inner * self.tile * size;
             places[*n] = OperandAt {
-                pointer: buffer.as_ptr().cast_mut().wrapping_byte_add(start),
+                pointer: self.start(*n, tile, buffer),
                 row: size as isize,
                 inner: (self.tile * size) as isize,
             };

@@ -19,7 +19,7 @@ use super::program::{Base, NodeId, Place, PlaceId, Slot, Step, What};
 use super::rows::{Across, OperandSlots, StageProgram, run_once};
 use crate::clif::{Analysis, OperandAt, stage_is_empty};
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::{Inst, Kernel, Level, Nest, Role, StageKind, reduce};
+use numfuse_core::kernel::{Inst, Kernel, Level, Nest, Operand, Role, StageKind, reduce};
 use numfuse_core::literal::Literal;
 use smallvec::SmallVec;
 use std::mem::offset_of;
@@ -34,8 +34,8 @@ const VECTOR: u8 = 6;
 /// Rows of more elements than this run one by one unless the elements of neighbouring rows are adjacent, or the same.
 const GATHERED: usize = 24;
 
-/// Which short rows the code of a kernel runs side by side, if all phases are asked for at once. All rows of a call, if
-/// no output has the place of an input.
+/// Which short rows the code of a kernel runs side by side, if all phases are asked for at once: all rows of a call, if no
+/// output has the place of an input. [`SideBySide::runs`] says in Rust what [`emit`] has the code look at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SideBySide {
     /// There have to be so many.
@@ -44,6 +44,17 @@ pub(crate) struct SideBySide {
     pub longest: usize,
     /// If they have more elements than this, every operand that varies along them has adjacent rows, or the same for all.
     pub gathered: usize,
+}
+
+impl SideBySide {
+    /// True if the code runs so many rows of this length at these places side by side.
+    pub fn runs(&self, rows: usize, len: usize, operands: &[Operand], places: &[OperandAt]) -> bool {
+        let is_near = |operand: &Operand, row: isize| row == 0 || row == operand.dtype.size() as isize;
+        let mut along = operands.iter().zip(places).filter(|(operand, _)| operand.level == Level::Inner);
+        rows >= self.rows
+            && (1..=self.longest).contains(&len)
+            && (len <= self.gathered || along.all(|(operand, place)| is_near(operand, place.row)))
+    }
 }
 
 /// What the code of a kernel does with short rows, unless it has no such code.
