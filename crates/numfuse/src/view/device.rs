@@ -182,7 +182,8 @@ impl Array {
     /// # Safety
     /// Until the work on it is done, nobody else uses the elements but in the order of the device's stream.
     pub unsafe fn shared_view_mut(&self) -> Result<ArrayMut<'_>> {
-        let memory = self.device_memory().ok_or_else(|| Error::new(Code::DeviceMismatch, "the array is on the host"))?;
+        let memory =
+            self.device_memory().ok_or_else(|| Error::new(Code::DeviceMismatch, "the array is on the host"))?;
         Ok(memory.shared_array_mut(self.dtype(), self.view().place()))
     }
 }
