@@ -48,6 +48,8 @@ struct Job<'a> {
     /// How many offers are neither withdrawn nor served; with [`SLEEPING`] once the caller waits for the last of them.
     offers: AtomicUsize,
     caller: Thread,
+    /// The core that the caller was on.
+    core: Option<usize>,
     /// Set by a helper whose chunk panicked.
     panicked: AtomicBool,
 }
@@ -179,6 +181,7 @@ impl Helper {
                 // SAFETY: the address is that of a job that was offered and not withdrawn, so it is there until
                 // `served` has been called for it; lifetimes end there, too.
                 let job = unsafe { &*offer.cast::<Job<'_>>() };
+                leave(job.core);
                 if catch_unwind(AssertUnwindSafe(|| job.work(share, || {}))).is_err() {
                     job.panicked.store(true, Ordering::Relaxed);
                     job.give_up();
@@ -190,6 +193,39 @@ impl Helper {
             }
         }
     }
+}
+
+/// The core that this thread is on, if the system tells.
+fn core() -> Option<usize> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: asks for a number, and touches no memory of ours.
+    return usize::try_from(unsafe { libc::sched_getcpu() }).ok();
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    None
+}
+
+/// Has this thread go on on another core than this one, if it is there and may be elsewhere. Systems like to wake a helper on
+/// the core of whoever wakes it, and leave it there for milliseconds; the two would work one after the other.
+fn leave(taken: Option<usize>) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if let Some(taken) = taken.filter(|taken| core() == Some(*taken)) {
+        const SIZE: usize = size_of::<libc::cpu_set_t>();
+        // SAFETY: a set of cores is plain data, of which all zeros is one; the calls read and write `SIZE` bytes of it, and
+        // `taken` is the number of a core that the set has room for, as checked.
+        unsafe {
+            let mut all: libc::cpu_set_t = std::mem::zeroed();
+            if taken >= 8 * SIZE || libc::sched_getaffinity(0, SIZE, &mut all) != 0 {
+                return;
+            }
+            let mut others = all;
+            libc::CPU_CLR(taken, &mut others);
+            if libc::CPU_COUNT(&others) > 0 && libc::sched_setaffinity(0, SIZE, &others) == 0 {
+                libc::sched_setaffinity(0, SIZE, &all);
+            }
+        }
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let _ = taken;
 }
 
 /// A job with the helpers to which it is offered. Dropped, it withdraws the offers and waits for whoever has begun.
@@ -261,6 +297,7 @@ pub(super) fn for_each_chunk(total: usize, team: Team, run: &(dyn Fn(usize) + Sy
         run,
         offers: AtomicUsize::new(0),
         caller: std::thread::current(),
+        core: core(),
         panicked: AtomicBool::new(false),
     };
     let mut offered = Offered { job: &job, to: SmallVec::new(), wakes: team.wakes };
