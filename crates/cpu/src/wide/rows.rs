@@ -1,6 +1,6 @@
 //! Row kernels: for each row the stages in order, each of them a phase, and the merging of leaves after a loop.
 
-use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI};
+use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, RSP, Shift};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
 use super::{Gen, LANE_MASK, across, asm::Isa, call_offset, fold};
@@ -19,6 +19,8 @@ const COPIED_NODES: [usize; 2] = [64, 20];
 /// A body that has more nodes than this is long: so long that a mask costs next to nothing, and emitting it twice much.
 /// Without strided elements, and with them: they are quicker to get without masks.
 const LONG_NODES: (usize, usize) = (40, 128);
+/// With so many vectors or more it pays to begin with a part of one, so that the stores of the others are aligned.
+const ALIGN_FROM: usize = 16;
 
 /// Emits the code of a row kernel.
 pub(super) fn emit(g: &mut Gen<'_>) {
@@ -115,11 +117,68 @@ pub(super) fn loops(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], 
     // A long body is not emitted twice if masks cost next to nothing.
     let strided = program.places.iter().any(|place| matches!(place.step, Step::Strided(_)));
     let long = if strided { LONG_NODES.1 } else { LONG_NODES.0 };
-    let once = g.a.isa == Isa::Avx512 && copies == 1 && program.varying() > long;
-    if !once {
-        main_loop(g, program, homes, copies, end);
+    if g.a.isa == Isa::Avx512 && copies == 1 && program.varying() > long {
+        return rest_loop(g, program, homes, end, true);
     }
-    rest_loop(g, program, homes, end, once);
+    let Some(store) = store_to_align(program) else {
+        main_loop(g, program, homes, copies, end);
+        return rest_loop(g, program, homes, end, false);
+    };
+    // The loop over what is left comes first, too: up to where vectors of the store begin at multiples of their size.
+    let (main, rest) = (g.a.label(), g.a.label());
+    let until = g.word_slot();
+    g.a.load(RCX, end.mem());
+    g.a.alu(Alu::Sub, RCX, RAX);
+    g.a.alu_imm(Alu::Cmp, RCX, (ALIGN_FROM * program.lanes) as i32);
+    g.a.jump_if(Cond::Below, main);
+    unaligned_elements(g, program, store);
+    g.a.jump_if(Cond::Equal, main);
+    g.a.alu(Alu::Add, RCX, RAX);
+    g.a.store(until.mem(), RCX);
+    g.a.jump(rest);
+    g.a.bind(main);
+    main_loop(g, program, homes, copies, end);
+    g.a.load(RCX, end.mem());
+    g.a.store(until.mem(), RCX);
+    g.a.bind(rest);
+    rest_loop(g, program, homes, until, false);
+    // That loop steps by whole vectors.
+    g.a.load(RAX, until.mem());
+    g.a.alu_mem(Alu::Cmp, RAX, end.mem());
+    g.a.jump_if(Cond::Below, main);
+}
+
+/// The store whose vectors should not straddle cache lines: the widest one of adjacent elements. Loads do so for less, and
+/// arrays of one library often begin at the same offset in their lines.
+fn store_to_align(program: &Program) -> Option<Place> {
+    if program.places.iter().any(|place| matches!(place.step, Step::Lanes(_))) {
+        return None;
+    }
+    let stores = program.nodes.iter().filter_map(|node| match node.what {
+        What::Store(place) => Some(program.places[place as usize]),
+        _ => None,
+    });
+    stores.filter(|place| place.step == Step::Unit).max_by_key(|place| place.dtype.size())
+}
+
+/// RCX, and the zero flag: how many elements there are from RAX on before the first one of which the address is a
+/// multiple of a vector's size; any number, if there is none.
+fn unaligned_elements(g: &mut Gen<'_>, program: &Program, place: Place) {
+    let size = place.dtype.size();
+    let scale = size.trailing_zeros() as u8;
+    g.a.mov(RCX, RAX);
+    g.a.shift(Shift::Left, RCX, scale);
+    match place.base {
+        Base::Gpr(base) => g.a.alu(Alu::Add, RCX, base),
+        Base::Spilled(slot) => g.a.alu_mem(Alu::Add, RCX, slot.mem()),
+        Base::Stack(slot) => {
+            g.a.lea(R11, Mem::at(RSP, slot.0));
+            g.a.alu(Alu::Add, RCX, R11);
+        }
+    }
+    g.a.neg(RCX);
+    g.a.shift(Shift::Right, RCX, scale);
+    g.a.alu_imm(Alu::And, RCX, program.lanes as i32 - 1);
 }
 
 /// Emits the loop over whole bodies, from RAX as long as they fit before `end`.
