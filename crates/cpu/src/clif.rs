@@ -86,6 +86,8 @@ pub(crate) struct Call {
     pub count: usize,
     /// Columns: reduced indices in `other`.
     pub other_count: usize,
+    /// Whether outputs are written past the caches, if the code can do that: not 0.
+    pub streams: usize,
 }
 
 /// Bytes from one state to the next in a row kernel's states, whatever their dtype.

@@ -18,6 +18,7 @@ mod pack;
 mod pool;
 mod short;
 mod staged;
+mod streaming;
 mod together;
 
 pub use buffer::{AlignedBuffer, BufferPool};
@@ -29,13 +30,14 @@ use crate::jit::CodeBlock;
 use crate::wide::{SideBySide, side_by_side};
 use crate::{Error, Tier};
 use numfuse_core::kernel::reduce;
-use numfuse_core::kernel::{Inst, Kernel, Nest, Operand, Prim, Reduction, StageKind};
+use numfuse_core::kernel::{Inst, Kernel, Level, Nest, Operand, Prim, Reduction, Role, StageKind};
 use numfuse_core::launch::{Launch, Layout};
 use smallvec::SmallVec;
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use streaming::Streaming;
 
 /// How a kernel is run.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +140,8 @@ pub struct Compiled {
     cost: f64,
     /// Which short rows the code runs side by side.
     side_by_side: Option<SideBySide>,
+    /// If the code can store past the caches: whether it should.
+    streaming: Option<Streaming>,
 }
 
 /// What the driver knows of a stage.
@@ -182,6 +186,8 @@ pub struct Prepared {
 struct Form {
     rows: usize,
     inner: usize,
+    /// Bytes of the output, if the code can store it past the caches.
+    streamed: usize,
     direct: Option<Direct>,
 }
 
@@ -206,6 +212,8 @@ struct Run<'a> {
     params: &'a [u64],
     options: &'a RunOptions<'a>,
     inner: usize,
+    /// Outputs are written past the caches.
+    streams: bool,
 }
 
 // SAFETY: the pointers are used as the contract of `Compiled::run` allows, from any thread; chunks write disjoint
@@ -213,7 +221,7 @@ struct Run<'a> {
 unsafe impl Sync for Run<'_> {}
 
 impl Compiled {
-    pub(crate) fn new(kernel: &Kernel, analysis: Analysis, code: CodeBlock, tier: Tier) -> Compiled {
+    pub(crate) fn new(kernel: &Kernel, analysis: Analysis, code: CodeBlock, tier: Tier, streams: bool) -> Compiled {
         let stages = kernel
             .stages
             .iter()
@@ -242,6 +250,7 @@ impl Compiled {
             analysis,
             cost,
             side_by_side,
+            streaming: streams.then(Streaming::default),
         }
     }
 
@@ -259,6 +268,14 @@ impl Compiled {
     #[doc(hidden)]
     pub fn assume_cost(&mut self, nanoseconds: f64) {
         self.cost = nanoseconds;
+    }
+
+    /// Stores past the caches if the code can, so that tests of small results do that too.
+    #[doc(hidden)]
+    pub fn assume_large_results(&mut self) {
+        if let Some(streaming) = &mut self.streaming {
+            streaming.always = true;
+        }
     }
 
     /// Runs the kernel. `pointers[i]` is the element of operand `i` with all indices zero; `params` are the bits of
@@ -307,12 +324,18 @@ impl Compiled {
             unsafe { self.run_direct(form, direct, pointers, params) };
             return Ok(());
         }
-        let run = Run { compiled: self, launch, pointers, params, options, inner: form.inner };
+        let trial = self.streaming.as_ref().and_then(|s| s.begin(form.streamed, options.threads > 1));
+        let streams = trial.as_ref().is_some_and(|trial| trial.streams);
+        let run = Run { compiled: self, launch, pointers, params, options, inner: form.inner, streams };
         match self.nest {
             _ if form.rows == 0 => Ok(()),
             Nest::Columns => run.columns(),
             Nest::Rows => run.rows(form.rows),
+        }?;
+        if let Some(trial) = trial {
+            trial.end();
         }
+        Ok(())
     }
 
     /// # Safety
@@ -357,7 +380,10 @@ impl Compiled {
             strides: launch.layouts.iter().map(strides).collect(),
             room,
         });
-        Ok(Form { rows, inner, direct })
+        let outputs = self.operands.iter().filter(|o| o.role == Role::Out && o.level == Level::Inner);
+        let element = outputs.map(|o| o.dtype.size()).max().unwrap_or(0);
+        let streamed = rows.saturating_mul(inner).saturating_mul(element);
+        Ok(Form { rows, inner, streamed, direct })
     }
 
     /// Estimated nanoseconds for a row of so many inner elements.
@@ -569,6 +595,7 @@ impl Run<'_> {
                 end: stop,
                 first: 0,
                 last: phases(compiled),
+                streams: usize::from(self.streams),
                 ..workspace.call(self.params, self.inner)
             };
             // SAFETY: the places are those of the rows asked for, which `Compiled::run`'s caller vouches for; the
@@ -684,6 +711,7 @@ impl Workspace {
             last: 0,
             count: 0,
             other_count: 0,
+            streams: 0,
         }
     }
 

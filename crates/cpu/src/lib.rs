@@ -194,14 +194,18 @@ impl Compiler {
     pub fn compile(&self, kernel: &Kernel) -> Result<Compiled, Error> {
         check(kernel)?;
         let analysis = Analysis::new(kernel);
+        let mut streams = false;
         let (tier, block) = match self.wide_code(kernel, &analysis) {
-            Ok((tier, code)) => (tier, jit::CodeBlock::publish(&code.bytes)?),
+            Ok((tier, code)) => {
+                streams = code.streams;
+                (tier, jit::CodeBlock::publish(&code.bytes)?)
+            }
             Err(_) => {
                 let block = self.generate(kernel, &analysis, false, |code, _| jit::CodeBlock::publish(code))?;
                 (Tier::Cranelift, block)
             }
         };
-        Ok(Compiled::new(kernel, analysis, block, tier))
+        Ok(Compiled::new(kernel, analysis, block, tier, streams))
     }
 
     /// The Cranelift IR of a kernel, as text.

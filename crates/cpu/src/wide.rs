@@ -76,15 +76,17 @@ pub(crate) struct Code {
     pub bytes: Vec<u8>,
     /// How many of the bytes are instructions; constants follow them.
     pub instructions: usize,
+    /// The code can store past the caches.
+    pub streams: bool,
 }
 
 /// The machine code of a kernel; or why this tier has none.
 pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Code, &'static str> {
-    let asm = emit(kernel, analysis, isa)?;
-    Ok(Code { instructions: asm.code_len(), bytes: asm.finish() })
+    let (asm, streams) = emit(kernel, analysis, isa)?;
+    Ok(Code { instructions: asm.code_len(), bytes: asm.finish(), streams })
 }
 
-fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Asm, &'static str> {
+fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<(Asm, bool), &'static str> {
     if kernel.insts.len() > INST_LIMIT {
         return Err("too many instructions");
     }
@@ -98,6 +100,7 @@ fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Asm, &'static 
         lane_buffers: None,
         index_slot: None,
         rest_slot: None,
+        streams: false,
     };
     let (prologue, body) = (g.a.label(), g.a.label());
     g.a.jump(prologue);
@@ -111,7 +114,7 @@ fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Asm, &'static 
     g.prologue(body);
     match g.refused {
         None if g.stack > FRAME_LIMIT => Err("too much stack"),
-        None => Ok(g.a),
+        None => Ok((g.a, g.streams)),
         Some(reason) => Err(reason),
     }
 }
@@ -131,6 +134,8 @@ struct Gen<'k> {
     lane_buffers: Option<[Slot; 2]>,
     index_slot: Option<Slot>,
     rest_slot: Option<Slot>,
+    /// Some loop can store past the caches.
+    streams: bool,
 }
 
 impl Gen<'_> {
@@ -158,6 +163,10 @@ impl Gen<'_> {
     }
 
     fn epilogue(&mut self) {
+        if self.streams {
+            self.a.compare_mem(Mem::at(RDI, call_offset!(streams)), 0);
+            self.unless(Cond::Equal, |g| g.a.store_fence());
+        }
         self.a.zero_upper();
         self.a.lea(RSP, Mem::at(RBP, -8 * SAVED.len() as i32));
         for r in SAVED.into_iter().rev() {

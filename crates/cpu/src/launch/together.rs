@@ -74,7 +74,7 @@ impl Prepared {
             .iter()
             .filter_map(|(prepared, pointers, params)| {
                 let Prepared { compiled, launch, form } = prepared;
-                let run = Run { compiled, launch, pointers, params, options, inner: form.inner };
+                let run = Run { compiled, launch, pointers, params, options, inner: form.inner, streams: false };
                 Some((run, prepared.cut()?, prepared.units()))
             })
             .collect();

@@ -584,6 +584,13 @@ impl Asm {
 
     // Vector instructions.
 
+    /// Waits until what was stored past the caches is there for all threads.
+    pub fn store_fence(&mut self) {
+        #[cfg(test)]
+        self.note(Asked::Fixed);
+        self.code.extend_from_slice(&[0x0f, 0xae, 0xf8]);
+    }
+
     /// Clears the upper halves of all vector registers, so that other code does not pay for them.
     pub fn zero_upper(&mut self) {
         #[cfg(test)]

@@ -13,7 +13,7 @@ mod rare;
 
 use super::asm::{Alu, Isa, Len, Masking, Op, PLAIN, PoolAt, RCX, Rm};
 use super::memory::{LOAD, MOVE, SPLAT_D, SPLAT_Q, masked_move};
-use super::program::{Class, NodeId, Place, Program, Slot, What};
+use super::program::{Class, NodeId, Place, PlaceId, Program, Slot, What};
 use super::{Gen, LANE_MASK, prim};
 use numfuse_core::dtype::DType;
 use numfuse_core::literal::Literal;
@@ -66,6 +66,8 @@ pub(super) struct Body<'g, 'k, 'p> {
     pub masked: bool,
     /// In a masked body: most of the time all lanes exist, and the rest slot tells.
     pub mostly_whole: bool,
+    /// Where what is stored goes past the caches.
+    pub streamed: Option<PlaceId>,
     /// The first mask register that values may have: 0 means no mask.
     first_mask: u8,
     /// The program's places; those of rare work are settled when it is emitted.
@@ -109,6 +111,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             sequential: false,
             masked,
             mostly_whole: false,
+            streamed: None,
             first_mask: if masked { 2 } else { 1 },
             places: program.places.clone(),
             vars: vec![Var::default(); program.nodes.len() * copies],

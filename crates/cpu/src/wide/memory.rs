@@ -14,6 +14,8 @@ use numfuse_core::kernel::{Nest, reduce};
 pub(super) const MOVE: Op = op(0, 1, 0x28, false);
 pub(super) const LOAD: Op = op(0, 1, 0x10, false);
 pub(super) const STORE: Op = op(0, 1, 0x11, false);
+/// Past the caches; of whole vectors at multiples of their size.
+const STREAM: Op = op(0, 1, 0x2b, false);
 pub(super) const SPLAT_B: Op = op(1, 2, 0x78, false);
 pub(super) const SPLAT_W: Op = op(1, 2, 0x79, false);
 pub(super) const SPLAT_D: Op = op(1, 2, 0x58, false);
@@ -547,6 +549,9 @@ impl Body<'_, '_, '_> {
                     self.copy_strided(buffer, size, false);
                 }
             };
+        }
+        if self.streamed == Some(place) {
+            return self.emit(STREAM, Len::of(bytes), reg, 0, memory(mem, bytes), None);
         }
         self.store_bytes(reg, mem, bytes);
     }

@@ -1,8 +1,8 @@
 //! Row kernels: for each row the stages in order, each of them a phase, and the merging of leaves after a loop.
 
-use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, RSP, Shift};
+use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, Shift};
 use super::body::Body;
-use super::program::{Base, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
+use super::program::{Base, Node, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
 use super::{Gen, LANE_MASK, across, asm::Isa, call_offset, fold};
 use crate::clif::{OperandAt, operands_of, stage_is_empty};
 use numfuse_core::dtype::DType;
@@ -21,6 +21,8 @@ const COPIED_NODES: [usize; 2] = [64, 20];
 const LONG_NODES: (usize, usize) = (40, 128);
 /// With so many vectors or more it pays to begin with a part of one, so that the stores of the others are aligned.
 const ALIGN_FROM: usize = 16;
+/// A body of so many nodes may wait for memory, so that it matters how much goes there and back.
+const STREAMING_NODES: usize = 32;
 
 /// Emits the code of a row kernel.
 pub(super) fn emit(g: &mut Gen<'_>) {
@@ -86,6 +88,7 @@ pub(super) fn run_once(g: &mut Gen<'_>, program: &Program) {
 fn loop_stage(g: &mut Gen<'_>, stage: usize) {
     let mut stage = StageProgram::new(g, stage, false);
     stage.add_insts(g);
+    let outputs = stage.outputs();
     let program = stage.finish(g);
     g.load_call(RAX, call_offset!(begin));
     g.load_call(RCX, call_offset!(end));
@@ -93,7 +96,7 @@ fn loop_stage(g: &mut Gen<'_>, stage: usize) {
     g.a.store(end.mem(), RCX);
     let homes = Body::new(g, &program, &[], 1, false).emit_uniforms();
     let copies = copies_for(&program, g.a.isa, usize::MAX);
-    loops(g, &program, &homes, copies, end);
+    loops_aligned(g, &program, &homes, copies, end, &outputs);
 }
 
 /// How many copies of a body overlap well and fit the registers; a power of two, with no more than `most` lanes.
@@ -114,30 +117,70 @@ pub(super) fn copies_for(program: &Program, isa: Isa, most: usize) -> usize {
 
 /// Emits the loops over all elements from RAX to `end`: whole bodies, and what is left.
 pub(super) fn loops(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
-    // A long body is not emitted twice if masks cost next to nothing.
-    let strided = program.places.iter().any(|place| matches!(place.step, Step::Strided(_)));
-    let long = if strided { LONG_NODES.1 } else { LONG_NODES.0 };
-    if g.a.isa == Isa::Avx512 && copies == 1 && program.varying() > long {
+    if is_emitted_once(g, program, copies) {
         return rest_loop(g, program, homes, end, true);
     }
-    let Some(store) = store_to_align(program) else {
-        main_loop(g, program, homes, copies, end);
-        return rest_loop(g, program, homes, end, false);
+    main_loop(g, program, homes, copies, end, None);
+    rest_loop(g, program, homes, end, false);
+}
+
+/// True for a long body if masks cost next to nothing.
+fn is_emitted_once(g: &Gen<'_>, program: &Program, copies: usize) -> bool {
+    let strided = program.places.iter().any(|place| matches!(place.step, Step::Strided(_)));
+    let long = if strided { LONG_NODES.1 } else { LONG_NODES.0 };
+    g.a.isa == Isa::Avx512 && copies == 1 && program.varying() > long
+}
+
+/// The same as [`loops`] for loops that store to outputs of adjacent elements: the loop over what is left comes first, too,
+/// up to where the vectors of an output begin at multiples of their size. Then they do not straddle cache lines, neither do
+/// loads of arrays that begin at the same offset in their lines, as those of one library often do; and they can go past
+/// the caches.
+fn loops_aligned(
+    g: &mut Gen<'_>,
+    program: &Program,
+    homes: &[Option<Slot>],
+    copies: usize,
+    end: Slot,
+    outputs: &[PlaceId],
+) {
+    let place = |output: &PlaceId| program.places[*output as usize];
+    let widest = outputs.iter().copied().max_by_key(|output| place(output).dtype.size());
+    let Some(output) = widest.filter(|_| !is_emitted_once(g, program, copies)) else {
+        return loops(g, program, homes, copies, end);
     };
-    // The loop over what is left comes first, too: up to where vectors of the store begin at multiples of their size.
+    let bytes = program.lanes * place(&output).dtype.size();
+    let streams = outputs.len() == 1 && program.varying() <= STREAMING_NODES && bytes == g.a.isa.bytes();
     let (main, rest) = (g.a.label(), g.a.label());
     let until = g.word_slot();
     g.a.load(RCX, end.mem());
     g.a.alu(Alu::Sub, RCX, RAX);
     g.a.alu_imm(Alu::Cmp, RCX, (ALIGN_FROM * program.lanes) as i32);
     g.a.jump_if(Cond::Below, main);
-    unaligned_elements(g, program, store);
+    address(g, place(&output));
+    g.a.neg(RCX);
+    g.a.shift(Shift::Right, RCX, place(&output).dtype.size().trailing_zeros() as u8);
+    g.a.alu_imm(Alu::And, RCX, program.lanes as i32 - 1);
     g.a.jump_if(Cond::Equal, main);
     g.a.alu(Alu::Add, RCX, RAX);
     g.a.store(until.mem(), RCX);
     g.a.jump(rest);
     g.a.bind(main);
-    main_loop(g, program, homes, copies, end);
+    let after = g.a.label();
+    if streams {
+        g.streams = true;
+        let caches = g.a.label();
+        g.a.compare_mem(Mem::at(RDI, call_offset!(streams)), 0);
+        g.a.jump_if(Cond::Equal, caches);
+        // It may be short, or an array whose elements are not where they should be.
+        address(g, place(&output));
+        g.a.test_imm(RCX, bytes as u32 - 1);
+        g.a.jump_if(Cond::NotEqual, caches);
+        main_loop(g, program, homes, copies, end, Some(output));
+        g.a.jump(after);
+        g.a.bind(caches);
+    }
+    main_loop(g, program, homes, copies, end, None);
+    g.a.bind(after);
     g.a.load(RCX, end.mem());
     g.a.store(until.mem(), RCX);
     g.a.bind(rest);
@@ -148,43 +191,32 @@ pub(super) fn loops(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], 
     g.a.jump_if(Cond::Below, main);
 }
 
-/// The store whose vectors should not straddle cache lines: the widest one of adjacent elements. Loads do so for less, and
-/// arrays of one library often begin at the same offset in their lines.
-fn store_to_align(program: &Program) -> Option<Place> {
-    if program.places.iter().any(|place| matches!(place.step, Step::Lanes(_))) {
-        return None;
-    }
-    let stores = program.nodes.iter().filter_map(|node| match node.what {
-        What::Store(place) => Some(program.places[place as usize]),
-        _ => None,
-    });
-    stores.filter(|place| place.step == Step::Unit).max_by_key(|place| place.dtype.size())
-}
-
-/// RCX, and the zero flag: how many elements there are from RAX on before the first one of which the address is a
-/// multiple of a vector's size; any number, if there is none.
-fn unaligned_elements(g: &mut Gen<'_>, program: &Program, place: Place) {
-    let size = place.dtype.size();
-    let scale = size.trailing_zeros() as u8;
+/// RCX: the address of the element at RAX.
+fn address(g: &mut Gen<'_>, place: Place) {
     g.a.mov(RCX, RAX);
-    g.a.shift(Shift::Left, RCX, scale);
+    g.a.shift(Shift::Left, RCX, place.dtype.size().trailing_zeros() as u8);
     match place.base {
         Base::Gpr(base) => g.a.alu(Alu::Add, RCX, base),
         Base::Spilled(slot) => g.a.alu_mem(Alu::Add, RCX, slot.mem()),
         Base::Stack(slot) => {
-            g.a.lea(R11, Mem::at(RSP, slot.0));
+            g.a.lea(R11, slot.mem());
             g.a.alu(Alu::Add, RCX, R11);
         }
     }
-    g.a.neg(RCX);
-    g.a.shift(Shift::Right, RCX, scale);
-    g.a.alu_imm(Alu::And, RCX, program.lanes as i32 - 1);
 }
 
 /// Emits the loop over whole bodies, from RAX as long as they fit before `end`.
-fn main_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], copies: usize, end: Slot) {
+fn main_loop(
+    g: &mut Gen<'_>,
+    program: &Program,
+    homes: &[Option<Slot>],
+    copies: usize,
+    end: Slot,
+    streamed: Option<PlaceId>,
+) {
     let step = (copies * program.lanes) as i32;
     let mut body = Body::new(g, program, homes, copies, false);
+    body.streamed = streamed;
     let exit = body.g.a.label();
     body.g.a.lea(RCX, Mem::at(RAX, step));
     body.g.a.alu_mem(Alu::Cmp, RCX, end.mem());
@@ -490,6 +522,22 @@ impl StageProgram {
     fn across_frame(&mut self, word: u32, dtype: DType) -> PlaceId {
         let slot = self.across.as_ref().map_or(Slot(0), |across| across.frame[word as usize]);
         self.program.place(Place { base: Base::Stack(slot), step: Step::Fixed, dtype })
+    }
+
+    /// The outputs of adjacent elements.
+    fn outputs(&self) -> SmallVec<[PlaceId; 2]> {
+        let is_output = |place: PlaceId| {
+            let stores = |node: &Node| node.what == What::Store(place);
+            self.program.places[place as usize].step == Step::Unit && self.program.nodes.iter().any(stores)
+        };
+        let mut outputs: SmallVec<[PlaceId; 2]> = self
+            .places
+            .iter()
+            .filter(|((operand, _), place)| *operand && is_output(**place))
+            .map(|(_, at)| *at)
+            .collect();
+        outputs.sort_unstable();
+        outputs
     }
 
     /// The bases that move with the inner element, and by how much.

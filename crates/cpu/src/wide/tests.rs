@@ -222,7 +222,7 @@ fn field(kind: Kind) -> Field {
 fn instruction_set(i: &Instruction, isa: Isa) -> Result<(), String> {
     use CpuidFeature as F;
     // What every x86-64 processor has, in iced's words.
-    let base = [F::INTEL8086, F::INTEL186, F::INTEL286, F::INTEL386, F::INTEL486, F::X64, F::CMOV];
+    let base = [F::INTEL8086, F::INTEL186, F::INTEL286, F::INTEL386, F::INTEL486, F::X64, F::CMOV, F::SSE, F::SSE2];
     let x87 = [F::FPU, F::FPU287, F::FPU387, F::MULTIBYTENOP];
     let avx2 = [F::AVX, F::AVX2, F::FMA, F::BMI1, F::BMI2];
     let avx512 = [F::AVX512F, F::AVX512DQ, F::AVX512BW, F::AVX512VL];
@@ -241,7 +241,7 @@ fn instruction_set(i: &Instruction, isa: Isa) -> Result<(), String> {
 // Kernels.
 
 fn traced(kernel: &Kernel, isa: Isa) -> Result<Traced, &'static str> {
-    super::emit(kernel, &Analysis::new(kernel), isa).map(Traced::new)
+    super::emit(kernel, &Analysis::new(kernel), isa).map(|(asm, _)| Traced::new(asm))
 }
 
 /// A loop that applies a primitive, with each operand in memory, a parameter, or a constant, and stores the result.
@@ -617,6 +617,7 @@ fn integer_instructions() {
     expect(|a| a.ret(), "ret");
     expect(|a| a.zero_upper(), "vzeroupper");
     expect(|a| a.x87_remainder_step(), "fprem; fnstsw ax");
+    expect(|a| a.store_fence(), "sfence");
     expect(|a| a.x87_drop(), "fstp st(0),st");
     for (cond, name) in CONDITIONS {
         let back_and_forth = |a: &mut Asm| {

@@ -40,7 +40,7 @@ impl Code {
 pub struct Mode {
     pub code: Code,
     pub threads: usize,
-    /// Pretend that elements are expensive, so that small work is shared out.
+    /// Pretend that elements are expensive and results large, so that small work is shared out, and written past the caches.
     pub shared: bool,
 }
 
@@ -74,6 +74,7 @@ impl Case {
         let mut compiled = compilers.get(mode).compile(&self.kernel).unwrap_or_else(|e| panic!("{e}"));
         if mode.shared {
             compiled.assume_cost(3000.0);
+            compiled.assume_large_results();
         }
         let pointers: Vec<*mut u8> =
             after.iter_mut().map(|block| block.bytes.as_mut_ptr().wrapping_add(block.offset)).collect();
