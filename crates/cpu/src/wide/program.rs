@@ -261,8 +261,17 @@ impl Program {
         self.classes.iter().filter(|c| **c != Class::Uniform).count()
     }
 
+    /// True if divisions and square roots are what its time goes by: the unit that computes them takes twice as long for
+    /// vectors twice as long, which get in each other's way besides.
+    pub fn waits_for_divider(&self) -> bool {
+        let is_slow = |node: &&Node| {
+            matches!(node.what, What::Prim(Prim::Div | Prim::Sqrt)) && matches!(node.dtype, DType::F32 | DType::F64)
+        };
+        8 * self.nodes.iter().filter(is_slow).count() >= self.varying()
+    }
+
     /// The size of the widest dtype that varies.
-    fn widest(&self) -> usize {
+    pub fn widest(&self) -> usize {
         let mut widest = 1;
         for (node, class) in self.nodes.iter().zip(&self.classes) {
             if *class == Class::Uniform {

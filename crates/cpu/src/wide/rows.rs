@@ -89,6 +89,9 @@ fn loop_stage(g: &mut Gen<'_>, stage: usize) {
     let mut stage = StageProgram::new(g, stage, false);
     stage.add_insts(g);
     let outputs = stage.outputs();
+    if g.a.isa == Isa::Avx512 && stage.program.waits_for_divider() {
+        stage.program.most_lanes = (g.a.isa.bytes() / 2 / stage.program.widest()).max(1);
+    }
     let program = stage.finish(g);
     g.load_call(RAX, call_offset!(begin));
     g.load_call(RCX, call_offset!(end));
@@ -149,7 +152,7 @@ fn loops_aligned(
         return loops(g, program, homes, copies, end);
     };
     let bytes = program.lanes * place(&output).dtype.size();
-    let streams = outputs.len() == 1 && program.varying() <= STREAMING_NODES && bytes == g.a.isa.bytes();
+    let streams = outputs.len() == 1 && program.varying() <= STREAMING_NODES && bytes >= Isa::Avx2.bytes();
     let (main, rest) = (g.a.label(), g.a.label());
     let until = g.word_slot();
     g.a.load(RCX, end.mem());
