@@ -5,7 +5,7 @@
 //! kernel goes to Cranelift.
 //!
 //! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`fold`], [`columns`] and
-//! [`across`] (the loops), [`body`] (registers), [`prim`], [`cast`], [`lanes`] and [`memory`] (instructions), [`asm`] (their bytes).
+//! [`across`] (the loops), [`body`] (registers), [`prim`], [`quotient`], [`cast`], [`lanes`] and [`memory`] (instructions), [`asm`] (their bytes).
 //!
 //! # Conventions of the code
 //!
@@ -23,6 +23,7 @@ mod lanes;
 mod memory;
 mod prim;
 mod program;
+mod quotient;
 mod rows;
 #[cfg(test)]
 mod tests;

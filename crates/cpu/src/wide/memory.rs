@@ -139,6 +139,11 @@ impl Gen<'_> {
         self.a.vex(op_w(0, 1, 0x44, true), Len::L128, to, 0, Rm::Reg(from), 0);
     }
 
+    /// Sets the zero flag if no bit of two masks is set.
+    pub fn test_masks(&mut self, a: u8, b: u8) {
+        self.a.vex(op_w(0, 1, 0x98, true), Len::L128, a, 0, Rm::Reg(b), 0);
+    }
+
     pub fn mask_shift_right(&mut self, to: u8, from: u8, by: u8) {
         self.a.vex_imm(op_w(1, 3, 0x31, true), to, from, by);
     }

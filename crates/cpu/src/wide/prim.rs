@@ -33,6 +33,7 @@ pub(super) fn emit(body: &mut Body<'_, '_, '_>, copy: usize, node: NodeId) {
     match body.program.nodes[node as usize].what {
         What::Prim(prim) => body.prim(copy, node, prim),
         What::Const(_) | What::Rare => {}
+        What::Quotient => body.quotient(copy, node),
         What::Carried(n) => body.enter_carried(copy, node, n as usize),
         _ => body.memory_node(copy, node),
     }

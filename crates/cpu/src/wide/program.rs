@@ -51,6 +51,9 @@ pub(super) enum What {
     Below(Slot),
     /// A selection of the rare part that begins here.
     Rare,
+    /// A quotient, see [`Program::divide`]: of the dividend and the divisor, the reciprocal, what is left of it, and the largest
+    /// dividend.
+    Quotient,
 }
 
 /// An offset from the stack pointer.
@@ -264,10 +267,11 @@ impl Program {
     /// True if divisions and square roots are what its time goes by: the unit that computes them takes twice as long for
     /// vectors twice as long, which get in each other's way besides.
     pub fn waits_for_divider(&self) -> bool {
-        let is_slow = |node: &&Node| {
+        let varying = self.nodes.iter().zip(&self.classes).filter(|(_, class)| **class != Class::Uniform);
+        let is_slow = |node: &Node| {
             matches!(node.what, What::Prim(Prim::Div | Prim::Sqrt)) && matches!(node.dtype, DType::F32 | DType::F64)
         };
-        8 * self.nodes.iter().filter(is_slow).count() >= self.varying()
+        8 * varying.filter(|(node, _)| is_slow(node)).count() >= self.varying().max(1)
     }
 
     /// The size of the widest dtype that varies.

@@ -7,7 +7,7 @@ use super::{Gen, LANE_MASK, across, asm::Isa, call_offset, fold};
 use crate::clif::{OperandAt, operands_of, stage_is_empty};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::rare::{Rare, rare};
-use numfuse_core::kernel::{Access, Inst, Level, Role, StageKind, Value};
+use numfuse_core::kernel::{Access, Inst, Level, Prim, Role, StageKind, Value};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::mem::offset_of;
@@ -467,7 +467,10 @@ impl StageProgram {
             }
             Inst::Prim(prim, args) => {
                 let args: SmallVec<[NodeId; 3]> = args.iter().map(|a| self.node(g, *a)).collect();
-                self.program.push(What::Prim(*prim), dtype, &args)
+                match prim {
+                    Prim::Div => self.program.divide(g.a.isa, dtype, args[0], args[1]),
+                    _ => self.program.push(What::Prim(*prim), dtype, &args),
+                }
             }
             Inst::Load(n) => {
                 let row = self.program.straight && self.across.is_none();
