@@ -468,7 +468,8 @@ fn estimate(kernel: &Kernel, tier: Tier) -> f64 {
         cost += match kernel.inst(v) {
             Inst::Prim(Prim::Rem, _) => 4.0,
             Inst::Prim(Prim::Div, _) if dtype.is_int() => 3.0,
-            Inst::Prim(Prim::Div | Prim::Sqrt, _) => 0.04 * size,
+            Inst::Prim(Prim::Div, _) => 0.07 * size,
+            Inst::Prim(Prim::Sqrt, _) => 0.1 * size,
             Inst::Prim(..) => 0.008 * narrow * size,
             Inst::Load(_) | Inst::Store(..) => 0.01 * size,
             Inst::ScratchLoad(_) | Inst::ScratchStore(..) => 0.005 * size,

@@ -117,9 +117,13 @@ impl Job<'_> {
 struct Helper {
     /// What it does, [`ASLEEP`], [`AWAKE`] or [`BUSY`]; or the address of a job that it is offered.
     desk: AtomicPtr<()>,
+    /// The core of whoever woke it last without offering it a job; [`NO_CORE`] if that is not known.
+    woken_from: AtomicUsize,
     is_made: AtomicBool,
     thread: OnceLock<Thread>,
 }
+
+const NO_CORE: usize = usize::MAX;
 
 /// On a helper's desk: it sleeps, or there is none yet.
 const ASLEEP: *mut () = std::ptr::null_mut();
@@ -130,7 +134,12 @@ const BUSY: *mut () = std::ptr::without_provenance_mut(2);
 
 impl Helper {
     const fn new() -> Helper {
-        Helper { desk: AtomicPtr::new(ASLEEP), is_made: AtomicBool::new(false), thread: OnceLock::new() }
+        Helper {
+            desk: AtomicPtr::new(ASLEEP),
+            woken_from: AtomicUsize::new(NO_CORE),
+            is_made: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        }
     }
 
     /// The thread; none if it cannot be made, or someone is making it at the moment.
@@ -151,8 +160,10 @@ impl Helper {
         loop {
             if self.desk.load(Ordering::Acquire) == ASLEEP {
                 std::thread::park();
-                // Perhaps for nothing but to be there for the next job.
-                change(ASLEEP, AWAKE);
+                // Perhaps for nothing but to be there for the next job: then it would linger in the way of whoever woke it.
+                if change(ASLEEP, AWAKE) {
+                    leave(Some(self.woken_from.swap(NO_CORE, Ordering::Relaxed)));
+                }
             }
             let mut end = Instant::now() + linger;
             loop {
@@ -336,6 +347,7 @@ pub(super) fn is_anyone_awake() -> bool {
         && let Some(thread) = first.thread(0, pool.linger(0))
     {
         pool.close_jobs.store(0, Ordering::Relaxed);
+        first.woken_from.store(core().unwrap_or(NO_CORE), Ordering::Relaxed);
         thread.unpark();
     }
     false
