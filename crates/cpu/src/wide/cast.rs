@@ -1,12 +1,11 @@
 //! Conversions. Floats to integers saturate and NaN gives 0, which the hardware does in part only.
 
-use super::asm::{Isa, Op, op};
+use super::asm::{Isa, Op, op, op_w};
 use super::body::{Body, Operand};
 use super::memory::masked_move;
-use super::prim::{XOR_D, bitwise, float, immediate_shift};
+use super::prim::{ADD_Q, XOR_D, bitwise, float, immediate_shift};
 use super::program::NodeId;
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::Prim;
 use numfuse_core::literal::Literal;
 
 /// Predicates of comparisons of floats.
@@ -14,6 +13,32 @@ const ORDERED: u8 = 0x07;
 const UNORDERED: u8 = 0x03;
 const GREATER_EQUAL: u8 = 0x1d;
 const NOT_EQUAL: u8 = 0x04;
+
+// AVX2 has no instructions for integers beyond `i32`. Their halves become floats, and back, by way of a float so large
+// that its last bit is worth 1, or 2^32: an integer added to it, or put into its low bits, is its low bits.
+
+/// 2^52: with an unsigned 32-bit integer as its low bits it is that much more.
+const LOW_HALF: u64 = 0x4330_0000_0000_0000;
+/// 2^84: with an unsigned 32-bit integer as its low bits it is 2^32 times that more.
+const HIGH_HALF: u64 = 0x4530_0000_0000_0000;
+/// 2^52 + 2^51: with a signed 32-bit integer added, that is its low bits.
+const SIGNED_LOW_HALF: u64 = 0x4338_0000_0000_0000;
+const TWO_TO_32: f64 = 4_294_967_296.0;
+const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
+const TWO_TO_64: f64 = 18_446_744_073_709_551_616.0;
+
+/// The integer of a float, by one of two rounding modes, without a precision exception.
+const ROUND: Op = op(1, 3, 0x09, true);
+const TOWARDS_ZERO: u8 = 0xb;
+const DOWN: u8 = 0x9;
+/// The destination less a product.
+const MINUS_PRODUCT: Op = op_w(1, 2, 0xbc, true);
+/// The even 32-bit lanes of one operand and the odd ones of the other (AVX2), or 16-bit lanes.
+const BLEND_D: Op = op(1, 3, 0x02, false);
+const BLEND_W: Op = op(1, 3, 0x0e, false);
+/// The last operand in odd lanes, and in even ones.
+const ODD_LANES: u8 = 0b1010_1010;
+const EVEN_LANES: u8 = 0b0101_0101;
 
 impl Body<'_, '_, '_> {
     /// Emits a cast.
@@ -169,7 +194,7 @@ impl Body<'_, '_, '_> {
             (DType::I64, false) if !avx2 => (op(0, 1, 0x5b, true), 8),
             (_, true) if !avx2 => (op(2, 1, 0x7a, true), 8),
             (_, false) if !avx2 => (op(3, 1, 0x7a, true), 8),
-            _ => return self.lane_by_lane(copy, node, Prim::Cast),
+            _ => return self.large_int_to_float(copy, node, x, from, to),
         };
         let result = self.define(copy, node);
         let len = self.len_of(width);
@@ -182,10 +207,11 @@ impl Body<'_, '_, '_> {
             return self.float_to_small_int(copy, node, value);
         }
         if self.g.a.isa == Isa::Avx2 {
-            if to == DType::I32 {
-                return self.float_to_i32(copy, node, value);
-            }
-            return self.lane_by_lane(copy, node, Prim::Cast);
+            return match to {
+                DType::I32 => self.float_to_i32(copy, node, value),
+                DType::U32 => self.float_to_u32(copy, node, value),
+                _ => self.float_to_quad(copy, node, value),
+            };
         }
         let double = from == DType::F64;
         let from_len = self.len(from);
@@ -282,5 +308,172 @@ impl Body<'_, '_, '_> {
         self.emit(op(2, 1, 0x5b, false), len, cleared, 0, Operand::reg(cleared), None);
         let result = self.define(copy, node);
         self.emit(XOR_D, len, result, cleared, Operand::reg(too_much), None);
+    }
+
+    /// `u32`, `i64` and `u64` to floats, rounded once (AVX2).
+    fn large_int_to_float(&mut self, copy: usize, node: NodeId, x: u8, from: DType, to: DType) {
+        let wide = self.len_of(8);
+        match (from, to) {
+            (DType::U32, DType::F64) => {
+                let quads = self.temp();
+                self.resize_int(quads, x, from, 8);
+                let magic = self.bits_operand(LOW_HALF, 8);
+                self.emit(bitwise(0xeb, 8), wide, quads, quads, magic, None);
+                let result = self.define(copy, node);
+                self.emit(float(0x5c, to), wide, result, quads, magic, None);
+            }
+            (DType::U32, _) => {
+                // 2^23 more by the low 16 bits, and 2^39 more by the high ones.
+                let len = self.len_of(4);
+                let (low, high) = (self.temp(), self.temp());
+                let magic = self.bits_operand(0x4b00_0000, 4);
+                self.emit(BLEND_W, len, low, x, magic, Some(ODD_LANES));
+                let (shift, right) = immediate_shift(false, false, 4);
+                self.emit(shift, len, right, high, Operand::reg(x), Some(16));
+                let magic = self.bits_operand(0x5300_0000, 4);
+                self.emit(bitwise(0xeb, 4), len, high, high, magic, None);
+                let both = self.bits_operand(u64::from((549_755_813_888.0f32 + 8_388_608.0).to_bits()), 4);
+                self.emit(float(0x5c, to), len, high, high, both, None);
+                let result = self.define(copy, node);
+                self.emit(float(0x58, to), len, result, high, Operand::reg(low), None);
+            }
+            (_, DType::F64) => {
+                let (low, high) = (self.temp(), self.temp());
+                self.quad_halves(low, high, x, from);
+                let result = self.define(copy, node);
+                self.emit(float(0x58, to), wide, result, high, Operand::reg(low), None);
+            }
+            _ => {
+                let (odd, high) = (self.temp(), self.temp());
+                self.round_to_odd(odd, high, x, from);
+                self.quad_halves(high, odd, odd, from);
+                self.emit(float(0x58, DType::F64), wide, high, odd, Operand::reg(high), None);
+                let result = self.define(copy, node);
+                self.emit(op(1, 1, 0x5a, true), wide, result, 0, Operand::reg(high), None);
+            }
+        }
+    }
+
+    /// `high + low`, as `f64`, is the 64-bit integer `x`; `high` may be `x`.
+    fn quad_halves(&mut self, low: u8, high: u8, x: u8, dtype: DType) {
+        let len = self.len_of(8);
+        // With the sign bit flipped a signed integer is 2^63 more, and not negative.
+        let offset = if dtype.is_signed() { 1 << 31 } else { 0 };
+        let magic = self.bits_operand(LOW_HALF, 8);
+        self.emit(BLEND_D, len, low, x, magic, Some(ODD_LANES));
+        let (shift, right) = immediate_shift(false, false, 8);
+        self.emit(shift, len, right, high, Operand::reg(x), Some(32));
+        let magic = self.bits_operand(HIGH_HALF | offset, 8);
+        self.emit(bitwise(0xef, 8), len, high, high, magic, None);
+        // 2^84 + 2^52, and 2^63 if that much was added.
+        let magic = self.bits_operand(HIGH_HALF | offset | 1 << 20, 8);
+        self.emit(float(0x5c, DType::F64), len, high, high, magic, None);
+    }
+
+    /// In `to`, the 64-bit integer `x` unless `f64` cannot hold it; then with bit 11 standing for itself and all below, which
+    /// is enough to round it to `f32`. `other` is lost.
+    fn round_to_odd(&mut self, to: u8, other: u8, x: u8, dtype: DType) {
+        let len = self.len_of(8);
+        let below = self.bits_operand(0x7ff, 8);
+        // Carries into bit 11 if any bit below is set.
+        self.emit(bitwise(0xdb, 8), len, to, x, below, None);
+        self.emit(ADD_Q, len, to, to, below, None);
+        self.emit(bitwise(0xeb, 8), len, to, to, Operand::reg(x), None);
+        let above = self.bits_operand(!0x7ff, 8);
+        self.emit(bitwise(0xdb, 8), len, to, to, above, None);
+        // In size below 2^53: the other bits are zeros.
+        let mut unsigned = x;
+        if dtype.is_signed() {
+            let offset = self.bits_operand(1 << 53, 8);
+            self.emit(ADD_Q, len, other, x, offset, None);
+            unsigned = other;
+        }
+        let (shift, right) = immediate_shift(false, false, 8);
+        let bits = if dtype.is_signed() { 54 } else { 53 };
+        self.emit(shift, len, right, other, Operand::reg(unsigned), Some(bits));
+        let zero = self.temp();
+        self.emit(XOR_D, len, zero, zero, Operand::reg(zero), None);
+        self.emit(op(1, 2, 0x29, false), len, other, other, Operand::reg(zero), None);
+        self.blend(to, len, to, Operand::reg(x), other);
+    }
+
+    /// Saturated unsigned 32-bit integers (AVX2).
+    fn float_to_u32(&mut self, copy: usize, node: NodeId, value: NodeId) {
+        let from = self.dtype(value);
+        let len = self.len(from);
+        let x = self.reg(copy, value);
+        let (clamped, other) = (self.temp(), self.temp());
+        // NaN becomes 0 too: it is the last operand that counts then.
+        self.emit(XOR_D, len, other, other, Operand::reg(other), None);
+        self.emit(float(0x5f, from), len, clamped, x, Operand::reg(other), None);
+        if from == DType::F64 {
+            let most = self.bits_operand(f64::from(u32::MAX).to_bits(), 8);
+            self.emit(float(0x5d, from), len, clamped, clamped, most, None);
+            self.emit(ROUND, len, clamped, 0, Operand::reg(clamped), Some(TOWARDS_ZERO));
+            let magic = self.bits_operand(LOW_HALF, 8);
+            self.emit(float(0x58, from), len, clamped, clamped, magic, None);
+            let result = self.define(copy, node);
+            return self.resize_mask(result, clamped, 8, 4);
+        }
+        // The conversion to signed integers gives 2^31 for everything that is too much for it.
+        let convert = op(2, 1, 0x5b, false);
+        let limit = self.bits_operand(u64::from(2_147_483_648.0f32.to_bits()), 4);
+        self.emit(float(0x5c, from), len, other, clamped, limit, None);
+        self.emit(convert, len, other, 0, Operand::reg(other), None);
+        let too_much = self.temp();
+        let limit = self.bits_operand(u64::from((TWO_TO_32 as f32).to_bits()), 4);
+        self.emit(float(0xc2, from), len, too_much, clamped, limit, Some(GREATER_EQUAL));
+        self.emit(convert, len, clamped, 0, Operand::reg(clamped), None);
+        self.emit(bitwise(0xeb, 4), len, too_much, too_much, Operand::reg(clamped), None);
+        let (shift, right) = immediate_shift(false, true, 4);
+        self.emit(shift, len, right, clamped, Operand::reg(clamped), Some(31));
+        self.emit(bitwise(0xdb, 4), len, clamped, clamped, Operand::reg(other), None);
+        let result = self.define(copy, node);
+        self.emit(bitwise(0xeb, 4), len, result, clamped, Operand::reg(too_much), None);
+    }
+
+    /// Saturated 64-bit integers (AVX2).
+    fn float_to_quad(&mut self, copy: usize, node: NodeId, value: NodeId) {
+        let signed = self.dtype(node).is_signed();
+        let double = DType::F64;
+        let len = self.len_of(8);
+        let mut x = self.reg(copy, value);
+        let (clamped, other) = (self.temp(), self.temp());
+        if self.dtype(value) == DType::F32 {
+            self.emit(op(0, 1, 0x5a, false), len, clamped, 0, Operand::reg(x), None);
+            x = clamped;
+        }
+        let limit = if signed { TWO_TO_63 } else { TWO_TO_64 };
+        if signed {
+            self.emit(float(0xc2, double), len, other, x, Operand::reg(x), Some(ORDERED));
+            self.emit(bitwise(0xdb, 8), len, clamped, other, Operand::reg(x), None);
+            let least = self.bits_operand((-limit).to_bits(), 8);
+            self.emit(float(0x5f, double), len, clamped, clamped, least, None);
+        } else {
+            // NaN becomes 0 too: it is the last operand that counts then.
+            self.emit(XOR_D, len, other, other, Operand::reg(other), None);
+            self.emit(float(0x5f, double), len, clamped, x, Operand::reg(other), None);
+        }
+        let most = self.bits_operand(limit.to_bits(), 8);
+        self.emit(float(0x5d, double), len, clamped, clamped, most, None);
+        let too_much = self.temp();
+        self.emit(float(0xc2, double), len, too_much, clamped, most, Some(GREATER_EQUAL));
+        self.emit(ROUND, len, clamped, 0, Operand::reg(clamped), Some(TOWARDS_ZERO));
+        // The halves: `high * 2^32 + low`, `low` not negative, all exact.
+        let scale = self.bits_operand((1.0 / TWO_TO_32).to_bits(), 8);
+        self.emit(float(0x59, double), len, other, clamped, scale, None);
+        self.emit(ROUND, len, other, 0, Operand::reg(other), Some(DOWN));
+        let scale = self.bits_operand(TWO_TO_32.to_bits(), 8);
+        self.emit(MINUS_PRODUCT, len, clamped, other, scale, None);
+        let magic = self.bits_operand(LOW_HALF, 8);
+        self.emit(float(0x58, double), len, clamped, clamped, magic, None);
+        let magic = self.bits_operand(if signed { SIGNED_LOW_HALF } else { LOW_HALF }, 8);
+        self.emit(float(0x58, double), len, other, other, magic, None);
+        let (shift, left) = immediate_shift(true, false, 8);
+        self.emit(shift, len, left, other, Operand::reg(other), Some(32));
+        self.emit(BLEND_D, len, other, other, Operand::reg(clamped), Some(EVEN_LANES));
+        // The limit itself has become the least integer, or 0: with all bits flipped it is the greatest.
+        let result = self.define(copy, node);
+        self.emit(XOR_D, len, result, other, Operand::reg(too_much), None);
     }
 }

@@ -1,5 +1,5 @@
 //! What vectors cannot do, lane by lane in integer registers or on the x87 stack: division and remainders of integers,
-//! the remainder of floats, and (AVX2) shifts, extrema and conversions that came with AVX-512.
+//! the remainder of floats, and (AVX2) shifts and extrema that came with AVX-512.
 //!
 //! Operands go to buffers, a loop over the lanes computes, and the result is loaded as a vector. The operands are the
 //! same as in every other form, so lanes that do not exist may hold anything: nothing here can trap.

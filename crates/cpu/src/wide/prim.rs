@@ -11,6 +11,7 @@ use numfuse_core::dtype::DType;
 use numfuse_core::kernel::Prim;
 
 pub(super) const XOR_D: Op = op(1, 1, 0xef, false);
+pub(super) const ADD_Q: Op = op(1, 1, 0xd4, true);
 
 /// A floating point instruction in its `pd` or `ps` form.
 pub(super) const fn float(opcode: u8, dtype: DType) -> Op {
@@ -497,17 +498,17 @@ impl Body<'_, '_, '_> {
         let len = self.len(DType::I64);
         let (x, y) = (self.reg(copy, self.arg(node, 0)), self.reg(copy, self.arg(node, 1)));
         let (cross, half, low) = (self.temp(), self.temp(), self.temp());
-        let (mul, add) = (op(1, 1, 0xf4, true), op(1, 1, 0xd4, true));
+        let mul = op(1, 1, 0xf4, true);
         let quads = op(1, 1, 0x73, true);
         self.emit(quads, len, 2, half, Operand::reg(x), Some(32));
         self.emit(mul, len, cross, half, Operand::reg(y), None);
         self.emit(quads, len, 2, half, Operand::reg(y), Some(32));
         self.emit(mul, len, half, half, Operand::reg(x), None);
-        self.emit(add, len, cross, cross, Operand::reg(half), None);
+        self.emit(ADD_Q, len, cross, cross, Operand::reg(half), None);
         self.emit(quads, len, 6, cross, Operand::reg(cross), Some(32));
         self.emit(mul, len, low, x, Operand::reg(y), None);
         let to = self.define(copy, node);
-        self.emit(add, len, to, low, Operand::reg(cross), None);
+        self.emit(ADD_Q, len, to, low, Operand::reg(cross), None);
     }
 }
 
