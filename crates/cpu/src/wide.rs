@@ -5,7 +5,8 @@
 //! kernel goes to Cranelift.
 //!
 //! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`fold`], [`columns`] and
-//! [`across`] (the loops), [`body`] (registers), [`prim`], [`quotient`], [`cast`], [`lanes`] and [`memory`] (instructions), [`asm`] (their bytes).
+//! [`across`] (the loops), [`body`] (registers), [`prim`], [`quotient`], [`cast`], [`lanes`],
+//! [`masks`] and [`memory`] (instructions), [`asm`] (their bytes).
 //!
 //! # Conventions of the code
 //!
@@ -20,6 +21,7 @@ mod cast;
 mod columns;
 mod fold;
 mod lanes;
+mod masks;
 mod memory;
 mod prim;
 mod program;

@@ -70,6 +70,8 @@ pub(super) struct Body<'g, 'k, 'p> {
     pub streamed: Option<PlaceId>,
     /// The first mask register that values may have: 0 means no mask.
     first_mask: u8,
+    /// In a masked body for AVX2: the masks of the lanes that exist, for elements of 1, 2, 4 and 8 bytes.
+    pub lane_masks: [Option<u8>; 4],
     /// The program's places; those of rare work are settled when it is emitted.
     pub places: Vec<Place>,
     vars: Vec<Var>,
@@ -113,6 +115,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             mostly_whole: false,
             streamed: None,
             first_mask: if masked { 2 } else { 1 },
+            lane_masks: [None; 4],
             places: program.places.clone(),
             vars: vec![Var::default(); program.nodes.len() * copies],
             regs: [None; 32],
@@ -174,6 +177,14 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     pub fn adopt_carried(&mut self, registers: &[u8]) {
         self.carried = registers.to_vec();
         self.reserved |= registers.iter().fold(0, |mask, r| mask | 1 << r);
+    }
+
+    /// Takes a register that nothing else has.
+    pub fn reserve_register(&mut self) -> u8 {
+        // From the top, as for carried values.
+        let reg = (0..self.g.a.isa.registers()).rfind(|r| self.reserved >> r & 1 == 0).unwrap_or(0);
+        self.reserved |= 1 << reg;
+        reg
     }
 
     /// The registers of all carried values: for each of them one per copy.
@@ -262,11 +273,14 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
                 let (node, to) = (self.program.results[n], self.carried_reg(n, copy));
                 let dtype = self.dtype(node);
                 let from = self.reg(copy, node);
-                if self.masked && from != to {
-                    let (op, len) = (masked_move(dtype.size()), self.len(dtype));
-                    self.emit_masked(op, len, to, 0, Operand::reg(from), None, LANE_MASK, false);
-                } else {
-                    self.move_vector(to, from, dtype);
+                let len = self.len(dtype);
+                match self.lane_mask(dtype.size()) {
+                    _ if from == to || !self.masked => self.move_vector(to, from, dtype),
+                    Some(mask) => self.blend(to, len, to, Operand::reg(from), mask),
+                    None => {
+                        let op = masked_move(dtype.size());
+                        self.emit_masked(op, len, to, 0, Operand::reg(from), None, LANE_MASK, false);
+                    }
                 }
                 self.end_node();
             }

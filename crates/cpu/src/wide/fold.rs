@@ -9,7 +9,7 @@ use super::asm::{Alu, Cond, Isa, Mem, R11, RAX, RCX, RDX, Shift};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, Program, Slot, Step, What};
 use super::rows::{StageProgram, copies_for, loops, rest_loop, run_once};
-use super::{Gen, LANE_MASK, call_offset};
+use super::{Gen, call_offset};
 use crate::clif::STATE_WORD;
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::reduce::{self, State};
@@ -75,8 +75,8 @@ pub(super) fn leaves(g: &mut Gen<'_>, stage: usize) {
     g.a.store(end.mem(), RCX);
     let carried = carried_program(g, stage, &folds);
     let carried_homes = carried.as_ref().map(|(program, _)| Body::new(g, program, &[], 1, false).emit_uniforms());
-    // What is left over is folded in registers too, if there are masks.
-    let in_registers = carried.is_some() && g.a.isa == Isa::Avx512;
+    // What is left over is folded in registers too, if there is room for masks.
+    let in_registers = carried.as_ref().is_some_and(|(program, copies)| masks_fit(g, program, *copies));
     let memory = (!in_registers).then(|| memory_program(g, stage, &folds));
     let homes = memory.as_ref().map(|program| Body::new(g, program, &[], 1, false).emit_uniforms());
     let states: Vec<(usize, Slot)> = folds
@@ -102,7 +102,7 @@ pub(super) fn leaves(g: &mut Gen<'_>, stage: usize) {
     }
     let mut source = Source::Memory;
     if let (Some((program, copies)), Some(homes)) = (&carried, &carried_homes) {
-        let registers = carried_leaf(g, &folds, program, homes, *copies, (len, leaf_end, stop));
+        let registers = carried_leaf(g, &folds, program, homes, *copies, in_registers, (len, leaf_end, stop));
         if in_registers {
             source = Source::Registers { registers, copies: *copies, lanes: program.lanes };
         }
@@ -223,7 +223,14 @@ fn step(g: &mut Gen<'_>, program: &mut StageProgram, fold: &Fold, state: &[NodeI
     program.program.inline(&fold.step, &args)
 }
 
-/// Emits the loop of a leaf that carries states, and returns their registers. With masks all of the leaf is folded;
+/// True if a masked body that carries all states has registers enough for its masks.
+fn masks_fit(g: &Gen<'_>, program: &Program, copies: usize) -> bool {
+    let masks = program.lane_masks().into_iter().filter(|wanted| *wanted).count();
+    let live = copies * program.results.len() + program.max_live(g.a.isa) + masks;
+    g.a.isa == Isa::Avx512 || live + 4 <= usize::from(g.a.isa.registers())
+}
+
+/// Emits the loop of a leaf that carries states, and returns their registers. If it is `all`, all of the leaf is folded;
 /// otherwise the part that fills all lanes evenly, and the states go to memory.
 fn carried_leaf(
     g: &mut Gen<'_>,
@@ -231,6 +238,7 @@ fn carried_leaf(
     program: &Program,
     homes: &[Option<Slot>],
     copies: usize,
+    all: bool,
     (len, leaf_end, stop): (Slot, Slot, Slot),
 ) -> Vec<u8> {
     let lanes = folds[0].lanes as i32;
@@ -260,7 +268,7 @@ fn carried_leaf(
     body.g.a.alu_mem(Alu::Cmp, RAX, stop.mem());
     body.g.a.jump_if(Cond::Below, again);
     body.g.a.bind(exit);
-    if body.g.a.isa == Isa::Avx512 {
+    if all {
         carried_rest(g, program, homes, copies, &registers, leaf_end);
         return registers;
     }
@@ -287,6 +295,7 @@ fn carried_rest(
     let rest = g.rest_slot();
     let mut body = Body::new(g, program, homes, copies, true);
     body.adopt_carried(registers);
+    body.reserve_lane_masks();
     for copy in 0..copies {
         let a = &mut body.g.a;
         a.load(RCX, leaf_end.mem());
@@ -295,7 +304,7 @@ fn carried_rest(
         a.jump_if(Cond::LessEqual, done);
         body.g.limit_rcx(program.lanes);
         body.g.a.store(rest.mem(), RCX);
-        body.g.mask_below_rcx(LANE_MASK);
+        body.set_lane_masks();
         body.emit_copy(copy);
     }
     g.a.bind(done);

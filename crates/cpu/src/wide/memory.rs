@@ -1,8 +1,8 @@
 //! Loads, stores, and everything else that moves elements between memory, registers and lanes.
 //!
 //! Lanes of a value that fill less than a register are loaded and stored by their exact bytes. In a masked body only
-//! the lanes of mask register 1 exist: the others are neither read nor written. Strided elements are gathered one by
-//! one; in a masked body through a buffer, by a loop over those that exist.
+//! the lanes of the masks in `masks.rs` exist: the others are neither read nor written. Strided elements are gathered one
+//! by one; in a masked body through a buffer, by a loop over those that exist, and so are narrow ones with AVX2.
 
 use super::asm::{Alu, Cond, Isa, Len, Mem, Op, PLAIN, R11, R15, RAX, RBX, RCX, RDX, RSP, Rm, Shift, op, op_w};
 use super::body::{Body, Operand};
@@ -63,6 +63,15 @@ const fn masked_store(size: usize) -> Op {
     Op { opcode: 0x7f, ..masked_load(size) }
 }
 
+/// Loads of 4 or 8-byte elements for the lanes of a vector mask, the middle operand (AVX2).
+const fn masked_load_vex(size: usize) -> Op {
+    op_w(1, 2, 0x8c, size == 8)
+}
+
+const fn masked_store_vex(size: usize) -> Op {
+    Op { opcode: 0x8e, ..masked_load_vex(size) }
+}
+
 /// The instruction that loads a power of two of bytes.
 fn load_for(bytes: usize) -> (Op, Len) {
     match bytes {
@@ -106,61 +115,6 @@ impl Gen<'_> {
 
     pub fn store_slot(&mut self, slot: Slot, reg: u8, len: Len) {
         self.plain(STORE, len, reg, slot.mem());
-    }
-
-    // Mask registers: the instructions are encoded in VEX, on all 64 bits.
-
-    pub fn load_mask(&mut self, to: u8, slot: Slot) {
-        self.a.vex(op_w(0, 1, 0x90, true), Len::L128, to, 0, Rm::Mem(slot.mem()), 0);
-    }
-
-    pub fn store_mask(&mut self, slot: Slot, from: u8) {
-        self.a.vex(op_w(0, 1, 0x91, true), Len::L128, from, 0, Rm::Mem(slot.mem()), 0);
-    }
-
-    pub fn move_mask(&mut self, to: u8, from: u8) {
-        if to != from {
-            self.a.vex(op_w(0, 1, 0x90, true), Len::L128, to, 0, Rm::Reg(from), 0);
-        }
-    }
-
-    /// All bits of a mask.
-    pub fn set_mask(&mut self, to: u8, to_ones: bool) {
-        let opcode = if to_ones { 0x46 } else { 0x47 };
-        self.mask_op(opcode, to, to, to);
-    }
-
-    /// `41` and, `42` and-not (of the first), `45` or, `46` exclusive nor, `47` exclusive or.
-    pub fn mask_op(&mut self, opcode: u8, to: u8, a: u8, b: u8) {
-        self.a.vex(op_w(0, 1, opcode, true), Len::L256, to, a, Rm::Reg(b), 0);
-    }
-
-    pub fn mask_not(&mut self, to: u8, from: u8) {
-        self.a.vex(op_w(0, 1, 0x44, true), Len::L128, to, 0, Rm::Reg(from), 0);
-    }
-
-    /// Sets the zero flag if no bit of two masks is set.
-    pub fn test_masks(&mut self, a: u8, b: u8) {
-        self.a.vex(op_w(0, 1, 0x98, true), Len::L128, a, 0, Rm::Reg(b), 0);
-    }
-
-    pub fn mask_shift_right(&mut self, to: u8, from: u8, by: u8) {
-        self.a.vex_imm(op_w(1, 3, 0x31, true), to, from, by);
-    }
-
-    pub fn mask_from_int(&mut self, to: u8, from: super::asm::Gpr) {
-        self.a.vex(op_w(3, 1, 0x92, true), Len::L128, to, 0, Rm::Reg(from.0), 0);
-    }
-
-    pub fn int_from_mask(&mut self, to: super::asm::Gpr, from: u8) {
-        self.a.vex(op_w(3, 1, 0x93, true), Len::L128, to.0, 0, Rm::Reg(from), 0);
-    }
-
-    /// Sets a mask register to as many ones as RCX says, up to 64.
-    pub fn mask_below_rcx(&mut self, to: u8) {
-        self.a.alu_imm(Alu::Or, R11, -1);
-        self.a.low_bits(R11, R11, RCX);
-        self.mask_from_int(to, R11);
     }
 }
 
@@ -238,23 +192,14 @@ impl Body<'_, '_, '_> {
                 let to = self.define(copy, node);
                 match self.g.a.isa {
                     Isa::Avx512 => self.g.mask_below_rcx(to),
-                    Isa::Avx2 => self.mask_below_rcx(to),
+                    Isa::Avx2 => {
+                        let width = self.mask_width();
+                        self.vector_below_rcx(to, width);
+                    }
                 }
             }
             _ => self.g.refuse("not a memory node"),
         }
-    }
-
-    /// Sets as many lanes of a bool as RCX says, up to 64 (AVX2).
-    fn mask_below_rcx(&mut self, to: u8) {
-        let width = self.mask_width();
-        let len = self.len_of(width);
-        let numbers: Vec<u8> = (0..self.lanes).flat_map(|lane| lane.to_le_bytes().into_iter().take(width)).collect();
-        let at = self.g.a.table(&numbers);
-        self.emit(op_w(1, 1, 0x6e, true), Len::L128, to, 0, Operand::reg(RCX.0), None);
-        self.emit(splat(width), len, to, 0, Operand::reg(to), None);
-        let lanes = Operand { rm: Rm::Pool(at), broadcast: false, bytes: len.bytes() };
-        self.emit(super::prim::greater(width), len, to, to, lanes, None);
     }
 
     /// The element at an address, for all lanes.
@@ -349,66 +294,6 @@ impl Body<'_, '_, '_> {
         to
     }
 
-    /// Sets the flags to equal unless some lane of a bool is true.
-    pub(super) fn test_lanes(&mut self, reg: u8) {
-        match self.g.a.isa {
-            Isa::Avx512 => {
-                self.g.int_from_mask(RCX, reg);
-                match self.lanes {
-                    64 => self.g.a.test(RCX, RCX),
-                    lanes => self.g.a.test_imm(RCX, ((1u64 << lanes) - 1) as u32),
-                }
-            }
-            Isa::Avx2 => {
-                // All bits of the register, of which a short program uses a part.
-                let len = self.len(DType::Bool);
-                self.g.a.vex(op(1, 2, 0x17, false), len, reg, 0, Rm::Reg(reg), 0);
-            }
-        }
-    }
-
-    /// The same mask with lanes of another width, in vector registers; may be the same register (AVX2).
-    pub(super) fn resize_mask(&mut self, to: u8, from: u8, from_width: usize, to_width: usize) {
-        let extend = |from: usize, to: usize| match (from, to) {
-            (1, 2) => op(1, 2, 0x20, false),
-            (1, 4) => op(1, 2, 0x21, false),
-            (1, _) => op(1, 2, 0x22, false),
-            (2, 4) => op(1, 2, 0x23, false),
-            (2, _) => op(1, 2, 0x24, false),
-            _ => op(1, 2, 0x25, false),
-        };
-        if from_width < to_width {
-            let len = self.len_of(to_width);
-            self.emit(extend(from_width, to_width), len, to, 0, Operand::reg(from), None);
-            return;
-        }
-        let mut at = from;
-        let mut width = from_width;
-        while width > to_width {
-            let narrow = width / 2;
-            let long = self.lanes * width > 16;
-            let high = if long {
-                let high = self.temp();
-                self.emit(EXTRACT_128, Len::L256, at, 0, Operand::reg(high), Some(1));
-                high
-            } else {
-                at
-            };
-            match width {
-                // The even 32-bit lanes of both halves.
-                8 => self.emit(op(0, 1, 0xc6, false), Len::L128, to, at, Operand::reg(high), Some(0x88)),
-                4 => self.emit(op(1, 1, 0x6b, false), Len::L128, to, at, Operand::reg(high), None),
-                _ => self.emit(op(1, 1, 0x63, false), Len::L128, to, at, Operand::reg(high), None),
-            }
-            at = to;
-            width = narrow;
-        }
-        if at != to {
-            let len = self.len_of(to_width);
-            self.emit(MOVE, len, to, 0, Operand::reg(at), None);
-        }
-    }
-
     /// Moves lanes down.
     fn high(&mut self, copy: usize, node: NodeId, lane: u8) {
         let value = self.arg(node, 0);
@@ -490,11 +375,17 @@ impl Body<'_, '_, '_> {
                     self.unless_part(|body| body.load_bytes(reg, mem, bytes), |body| body.load_masked(reg, mem, size))
                 }
                 Isa::Avx512 => self.load_masked(reg, mem, size),
-                Isa::Avx2 => {
-                    self.g.a.lea(RCX, mem);
-                    self.g.a.mov_imm(RDX, size as i64);
-                    self.load_through_buffer(reg, size);
-                }
+                Isa::Avx2 => match self.lane_mask(size) {
+                    Some(mask) if size >= 4 => {
+                        let len = self.len_of(size);
+                        self.emit(masked_load_vex(size), len, reg, mask, memory(mem, len.bytes()), None);
+                    }
+                    _ => {
+                        self.g.a.lea(RCX, mem);
+                        self.g.a.mov_imm(RDX, size as i64);
+                        self.load_through_buffer(reg, size);
+                    }
+                },
             };
         }
         self.load_bytes(reg, mem, bytes);
@@ -546,13 +437,18 @@ impl Body<'_, '_, '_> {
                     |body| body.store_masked(reg, mem, size, len),
                 ),
                 Isa::Avx512 => self.store_masked(reg, mem, size, len),
-                Isa::Avx2 => {
-                    let buffer = self.g.strided_buffer();
-                    self.g.store_slot(buffer, reg, len);
-                    self.g.a.lea(RCX, mem);
-                    self.g.a.mov_imm(RDX, size as i64);
-                    self.copy_strided(buffer, size, false);
-                }
+                Isa::Avx2 => match self.lane_mask(size) {
+                    Some(mask) if size >= 4 => {
+                        self.emit(masked_store_vex(size), len, reg, mask, memory(mem, len.bytes()), None);
+                    }
+                    _ => {
+                        let buffer = self.g.strided_buffer();
+                        self.g.store_slot(buffer, reg, len);
+                        self.g.a.lea(RCX, mem);
+                        self.g.a.mov_imm(RDX, size as i64);
+                        self.copy_strided(buffer, size, false);
+                    }
+                },
             };
         }
         if self.streamed == Some(place) {

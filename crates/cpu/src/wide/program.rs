@@ -253,6 +253,22 @@ impl Program {
         }
     }
 
+    /// Which sizes of elements, 1, 2, 4 and 8 bytes, need a mask of the lanes that exist if masks are vectors: those of
+    /// carried values, and those of adjacent elements that have masked loads and stores.
+    pub fn lane_masks(&self) -> [bool; 4] {
+        let mut sizes = [false; 4];
+        for place in &self.places {
+            let size = place.dtype.size();
+            if size >= 4 && matches!(place.step, Step::Unit | Step::Lanes(_)) {
+                sizes[size.trailing_zeros() as usize] = true;
+            }
+        }
+        for result in &self.results {
+            sizes[self.nodes[*result as usize].dtype.size().trailing_zeros() as usize] = true;
+        }
+        sizes
+    }
+
     /// The size of the widest dtype that uniform nodes have.
     pub fn widest_uniform(&self) -> usize {
         let uniform = self.nodes.iter().zip(&self.classes).filter(|(_, class)| **class == Class::Uniform);

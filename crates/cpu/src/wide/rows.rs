@@ -3,11 +3,11 @@
 use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, Shift};
 use super::body::Body;
 use super::program::{Base, Node, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
-use super::{Gen, LANE_MASK, across, asm::Isa, call_offset, fold};
+use super::{Gen, across, asm::Isa, call_offset, fold};
 use crate::clif::{OperandAt, operands_of, stage_is_empty};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::rare::{Rare, rare};
-use numfuse_core::kernel::{Access, Inst, Level, Prim, Role, StageKind, Value};
+use numfuse_core::kernel::{Access, Inst, Level, Nest, Prim, Role, StageKind, Value};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::mem::offset_of;
@@ -245,6 +245,7 @@ pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot
     let rest = g.rest_slot();
     let mut body = Body::new(g, program, homes, 1, true);
     body.mostly_whole = all;
+    body.reserve_lane_masks();
     if all {
         body.pin_uniforms();
     }
@@ -253,9 +254,7 @@ pub(super) fn rest_loop(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot
     body.g.a.alu(Alu::Sub, RCX, RAX);
     body.g.limit_rcx(program.lanes);
     body.g.a.store(rest.mem(), RCX);
-    if body.g.a.isa == Isa::Avx512 {
-        body.g.mask_below_rcx(LANE_MASK);
-    }
+    body.set_lane_masks();
     if all {
         body.g.a.align_loop();
     }
@@ -457,7 +456,7 @@ impl StageProgram {
         }
     }
 
-    fn add_inst(&mut self, g: &mut Gen<'_>, v: Value) {
+    pub fn add_inst(&mut self, g: &mut Gen<'_>, v: Value) {
         let kernel = g.kernel;
         let dtype = kernel.dtype(v);
         let node = match kernel.inst(v) {
@@ -512,7 +511,9 @@ impl StageProgram {
             Inst::Arg(_) => return g.refuse("an argument in a kernel"),
         };
         self.nodes[v.index()] = Some(node);
+        // A column kernel has no frame: whoever needs a row value computes it.
         if self.program.straight
+            && kernel.nest == Nest::Rows
             && let Some(word) = g.analysis.frame_slots[v.index()]
             && !matches!(kernel.inst(v), Inst::Store(..))
         {
