@@ -5,7 +5,7 @@ use super::asm::{Alu, Cond, Mem, RAX, RBX, RCX, RDI, RDX};
 use super::body::Body;
 use super::fold::Fold;
 use super::program::{NodeId, Place, PlaceId, Program, Slot, Step, What};
-use super::rows::{StageProgram, copies_for, loops};
+use super::rows::{StageProgram, copies_for, loops, run_once};
 use super::{Gen, call_offset};
 use crate::clif::operands_of;
 use numfuse_core::dtype::DType;
@@ -71,6 +71,7 @@ fn fold_rows(g: &mut Gen<'_>, folds: &[Fold]) {
     g.a.bind(head);
     g.a.alu_mem(Alu::Cmp, RBX, Mem::at(RDI, call_offset!(rows)));
     g.a.jump_if(Cond::AboveEqual, exit);
+    row_stores(g);
     g.load_call(RCX, call_offset!(count));
     g.a.lea(RCX, Mem { base: RCX, index: Some((RBX, 0)), disp: 1 });
     g.a.store(count.mem(), RCX);
@@ -99,6 +100,27 @@ fn fold_rows(g: &mut Gen<'_>, folds: &[Fold]) {
     g.a.bind(exit);
 }
 
+/// Emits the stores of the first stage, with what they need, for the reduced index in RBX. Every tile of columns writes the
+/// same.
+fn row_stores(g: &mut Gen<'_>) {
+    let kernel = g.kernel;
+    let mut needed: FxHashSet<Value> = FxHashSet::default();
+    for v in kernel.stages[0].values().rev() {
+        let inst = kernel.inst(v);
+        if matches!(inst, Inst::Store(..)) || needed.contains(&v) {
+            needed.insert(v);
+            needed.extend(operands_of(inst));
+        }
+    }
+    if needed.is_empty() {
+        return;
+    }
+    let mut program = StageProgram::new(g, 0, true);
+    kernel.stages[0].values().filter(|v| needed.contains(v)).for_each(|v| program.add_inst(g, v));
+    let program = program.finish(g);
+    run_once(g, &program);
+}
+
 /// Appends the values of the first stage, which are uniform here; with `fixed`, those only that are the same for all
 /// reduced indices.
 fn add_row_values(g: &mut Gen<'_>, program: &mut StageProgram, fixed: bool) {
@@ -123,8 +145,9 @@ fn add_row_values(g: &mut Gen<'_>, program: &mut StageProgram, fixed: bool) {
                 program.set(v, node);
                 known.insert(v);
             }
+            Inst::Store(..) => {}
             _ if fixed => {}
-            _ => g.refuse("a store in the row stage of a column kernel"),
+            _ => g.refuse("a row value of a column kernel that varies along its columns"),
         }
     }
 }

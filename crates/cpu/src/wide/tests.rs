@@ -412,6 +412,9 @@ fn every_instruction_with_all_kinds_of_operands() {
     }
 }
 
+/// Why the tier leaves kernels to Cranelift, whatever they compute.
+const LIMITS: [&str; 2] = ["too many instructions", "too much stack"];
+
 #[test]
 fn kernels_are_what_was_asked_for() {
     let mut golden: BTreeSet<String> = BTreeSet::new();
@@ -431,8 +434,10 @@ fn kernels_are_what_was_asked_for() {
             }
         }
         println!("{isa:?}: {compiled} kernels, refused: {refused:?}");
+        let of_other_reasons = refused.keys().filter(|reason| !LIMITS.contains(reason)).count();
+        assert_eq!(of_other_reasons, 0, "{isa:?} refuses kernels that are not too large: {refused:?}");
         let refused: usize = refused.values().sum();
-        assert!(refused < kernels.len() / 8, "{isa:?} refuses {refused} of {} kernels", kernels.len());
+        assert!(refused < kernels.len() / 100, "{isa:?} refuses {refused} of {} kernels", kernels.len());
     }
     let mut text = String::from(
         "# Every instruction that the wide tier emits: its encoding fields, and the instruction that iced-x86 sees there.\n\

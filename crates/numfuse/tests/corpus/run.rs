@@ -11,6 +11,7 @@ use super::run_plan::{Dense, Placed, run_plan, same};
 use super::stages;
 use numfuse::{Array, ArrayRef, AsArrayRef, Backend, DType, Element, Engine, Env, Tier};
 use numfuse_core::interp;
+use numfuse_core::kernel::{Access, Level};
 use numfuse_core::literal::Literal;
 use numfuse_core::pipeline;
 use numfuse_core::plan::Plan;
@@ -26,6 +27,26 @@ pub fn clif(plan: &Plan) -> Result<String, String> {
     let kernels = plan.steps.iter().filter_map(|step| step.kernel());
     let texts = kernels.map(|kernel| compiler.clif(kernel).map_err(|e| e.to_string()));
     Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
+}
+
+/// An error if the wide tier leaves a kernel of a plan to Cranelift, on a host that has it; operands may be adjacent or
+/// strided.
+pub fn covered(plan: &Plan) -> Result<(), String> {
+    for tier in [Tier::Avx512, Tier::Avx2].into_iter().filter(|tier| tier.is_on_host()) {
+        let options = numfuse_cpu::Options { tier, ..Default::default() };
+        let compiler = numfuse_cpu::Compiler::new(options).map_err(|e| e.to_string())?;
+        for mut kernel in plan.steps.iter().filter_map(|step| step.kernel().cloned()) {
+            for access in [Access::Unit, Access::Strided] {
+                let inner = kernel.operands.iter_mut().filter(|operand| operand.level == Level::Inner);
+                inner.for_each(|operand| operand.access = access);
+                let (found, why) = compiler.tier(&kernel).map_err(|e| e.to_string())?;
+                if found != tier {
+                    return Err(format!("{} leaves to {}: {why:?}\n{kernel}", tier.name(), found.name()));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The results, the same on every back end.

@@ -31,7 +31,10 @@ pub fn show(file: &TestFile, stage: Stage) -> Result<String, String> {
             Ok(steps.join("\n"))
         }
         Stage::Clif => run::clif(&plan(file)?),
-        Stage::Run => run::run(file),
+        Stage::Run => {
+            run::covered(&plan(file)?)?;
+            run::run(file)
+        }
         Stage::Error => run::report(file),
     }
 }
