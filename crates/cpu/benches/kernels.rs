@@ -292,7 +292,14 @@ fn main() {
     let flat = [10, 1000, 10_000, 100_000, 1_000_000, 10_000_000].map(|n| (1, 1, n));
     for dtype in [DType::F64, DType::F32] {
         measure(&format!("mix {dtype}"), elementwise(dtype, 2, mix), &flat);
+        let few = [3, 7, 15, 40].map(|n| (1, 1, n));
+        measure(&format!("few mix {dtype}"), elementwise(dtype, 2, mix), &few);
+        let rows = [(1000, 1, 40)];
+        measure(&format!("few moments {dtype}"), fold(dtype, 1, Reducer::Moments, Nest::Rows, |_, v| v[0]), &few);
+        measure(&format!("few sum {dtype}"), fold(dtype, 1, Reducer::Sum, Nest::Rows, |_, v| v[0]), &few);
+        measure(&format!("rows of 40 {dtype}"), fold(dtype, 1, Reducer::Sum, Nest::Rows, |_, v| v[0]), &rows);
         measure(&format!("poly10 {dtype}"), elementwise(dtype, 1, poly10), &flat[1..]);
+        measure(&format!("tan {dtype}"), elementwise(dtype, 1, math::tan), &flat[1..4]);
         measure(&format!("exp {dtype}"), elementwise(dtype, 1, math::exp), &flat[1..5]);
         measure(&format!("gauss_sin {dtype}"), elementwise(dtype, 2, gauss_sin), &flat[1..5]);
         let identity = |_: &mut Builder, v: &[Value]| v[0];
@@ -313,7 +320,7 @@ fn main() {
         );
         let less = |b: &mut Builder, v: &[Value]| b.lt(v[0], v[1]);
         measure(&format!("less {dtype}"), elementwise(dtype, 2, less), &flat[1..5]);
-        for dimensions in [3, 10, 50, 100] {
+        for dimensions in [3, 10, 32, 50, 100, 128, 200] {
             let name = format!("distances {dimensions} {dtype}");
             let launch = |kernel: &mut Kernel, (points, ..): Shape| pairs(kernel, points, dimensions);
             measure_with(&name, distances(dtype), &[(100, 1, 100), (1000, 1, 1000)], launch);

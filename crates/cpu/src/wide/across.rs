@@ -4,8 +4,8 @@
 //! enough rows and each is short, a group of rows runs together: every loop goes over the inner elements one by one,
 //! and its instructions are those of the stage, on lanes that are rows. Inputs whose rows are not adjacent are gathered
 //! first, those that are the same for all rows only once. They, row values, scratch and states are vectors in
-//! the stack frame. The order of a reduction is that of [`numfuse_core::kernel::reduce`]: a row has one leaf, with a lane
-//! for each element, and the lanes are an array of vectors here.
+//! the stack frame. The order of a reduction is that of [`numfuse_core::kernel::reduce`]: a row has one leaf, whose lanes are
+//! an array of vectors here; its elements are a few rounds over them, and the first one needs no state.
 //!
 //! RAX is the first row of the group, RBX the inner element as the byte offset of its vector in such an array. The last
 //! group begins where it fits, so some rows may run twice, unless the kernel writes where it reads: then rows that are
@@ -15,7 +15,7 @@ use super::Gen;
 use super::asm::{Alu, Cond, Isa, Label, Mem, R11, RAX, RBX, RCX, RDI, RDX, Shift};
 use super::call_offset;
 use super::fold::Fold;
-use super::program::{Base, NodeId, Place, PlaceId, Slot, Step, What};
+use super::program::{Base, NodeId, Place, PlaceId, Program, Slot, Step, What};
 use super::rows::{Across, OperandSlots, StageProgram, run_once};
 use crate::clif::{Analysis, OperandAt, stage_is_empty};
 use numfuse_core::dtype::DType;
@@ -30,6 +30,8 @@ const INST_LIMIT: usize = 400;
 const VECTOR_LIMIT: usize = 512;
 /// The bytes of a vector in the stack frame, as a power of two.
 const VECTOR: u8 = 6;
+/// Rows have no more elements than this for each lane of a leaf: beyond, rows on their own are as fast.
+const ROUNDS: usize = 4;
 
 /// Rows of more elements than this run one by one unless the elements of neighbouring rows are adjacent, or the same.
 const GATHERED: usize = 24;
@@ -59,20 +61,32 @@ impl SideBySide {
 
 /// What the code of a kernel does with short rows, unless it has no such code.
 pub(crate) fn side_by_side(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Option<SideBySide> {
-    // A row has no more elements than a leaf has lanes.
-    let lanes = |dtype: DType| reduce::lanes(Nest::Rows, dtype);
-    let longest = kernel.reductions.iter().map(|r| lanes(r.dtype)).min().unwrap_or(lanes(DType::F64));
-    let inputs = inputs_along_rows(kernel).len();
-    let vectors = analysis.frame + longest * (kernel.scratch.len() + analysis.states + inputs);
+    let (states, rounds) = rounds(kernel);
+    let arrays = kernel.scratch.len() + inputs_along_rows(kernel).len();
+    let vectors = |longest: usize| analysis.frame + states * analysis.states + longest * arrays;
+    // As long as they fit.
+    let mut longest = states * rounds;
+    while longest > states && vectors(longest) > VECTOR_LIMIT {
+        longest /= 2;
+    }
     // As many as lanes of the widest dtype.
     let widest = kernel.insts.iter().map(|data| data.dtype.size()).max().unwrap_or(8);
     let rows = (isa.bytes() / widest).min(if isa == Isa::Avx2 { 8 } else { 16 });
     let fits = kernel.nest == Nest::Rows
         && !analysis.splittable
         && kernel.insts.len() <= INST_LIMIT
-        && vectors <= VECTOR_LIMIT
+        && vectors(longest) <= VECTOR_LIMIT
         && rows >= 2;
     fits.then_some(SideBySide { rows, longest, gathered: GATHERED })
+}
+
+/// How many states a reduction has for each of its components, and how many elements at most each of them folds.
+fn rounds(kernel: &Kernel) -> (usize, usize) {
+    let mut lanes = kernel.reductions.iter().map(|r| reduce::lanes(Nest::Rows, r.dtype));
+    let Some(first) = lanes.next() else { return (reduce::lanes(Nest::Rows, DType::F64), 1) };
+    let least = lanes.clone().fold(first, usize::min);
+    let one = lanes.any(|n| n != first) || kernel.reductions.iter().any(|r| r.reducer.counts());
+    (least, if one { 1 } else { ROUNDS })
 }
 
 /// The operands that are loaded in loops.
@@ -124,10 +138,11 @@ pub(super) fn emit(g: &mut Gen<'_>) {
             });
         }
     });
+    let states = rounds(kernel).0;
     let across = Across {
         frame: (0..g.analysis.frame).map(|_| g.vector_slot()).collect(),
         scratch: kernel.scratch.iter().map(|_| g.slot((longest as i32) << VECTOR, 64)).collect(),
-        states: (0..g.analysis.states).map(|_| g.slot((longest as i32) << VECTOR, 64)).collect(),
+        states: (0..g.analysis.states).map(|_| g.slot((states as i32) << VECTOR, 64)).collect(),
         operands: (0..kernel.operands.len()).map(|n| operand_slots(g, n)).collect(),
     };
     let in_place = in_place(g);
@@ -150,9 +165,9 @@ pub(super) fn emit(g: &mut Gen<'_>) {
             }
             StageKind::Loop => {
                 let folds: Vec<Fold> = kernel.reductions_of(stage).map(|(i, _)| Fold::new(g, i)).collect();
-                elements(g, stage, &folds, &across, lanes);
+                elements(g, stage, &folds, &across, lanes, (states, longest));
                 for fold in &folds {
-                    merge(g, fold, &across, lanes, longest);
+                    merge(g, fold, &across, lanes, states);
                 }
             }
         }
@@ -307,6 +322,11 @@ fn stage_program(g: &Gen<'_>, stage: usize, across: &Across, lanes: usize) -> St
 /// Emits `body` for RBX from 0 up to the byte offset in a slot, which is not 0.
 fn vector_loop(g: &mut Gen<'_>, to: Slot, body: impl FnOnce(&mut Gen<'_>)) {
     g.a.mov_imm(RBX, 0);
+    vector_loop_on(g, to, body);
+}
+
+/// Emits `body` from RBX on up to the byte offset in a slot, which is greater.
+fn vector_loop_on(g: &mut Gen<'_>, to: Slot, body: impl FnOnce(&mut Gen<'_>)) {
     g.a.align_loop();
     let again = g.a.here();
     body(g);
@@ -315,9 +335,21 @@ fn vector_loop(g: &mut Gen<'_>, to: Slot, body: impl FnOnce(&mut Gen<'_>)) {
     g.a.jump_if(Cond::Below, again);
 }
 
-/// Runs a loop's instructions for each inner element, which gives the states of its lane.
-fn elements(g: &mut Gen<'_>, stage: usize, folds: &[Fold], across: &Across, lanes: usize) {
+/// Runs a loop's instructions for each inner element, which gives or changes the state of its lane: there are so many
+/// states for rows of so many elements at most.
+fn elements(
+    g: &mut Gen<'_>,
+    stage: usize,
+    folds: &[Fold],
+    across: &Across,
+    lanes: usize,
+    (states, longest): (usize, usize),
+) {
     let end = len_in_vectors(g);
+    let round = (states as i32) << VECTOR;
+    let several = !folds.is_empty() && longest > states;
+    g.a.mov_imm(RBX, 0);
+    let stop = if several { round_end(g, end, round) } else { end };
     let mut program = stage_program(g, stage, across, lanes);
     program.add_insts(g);
     for fold in folds {
@@ -329,17 +361,73 @@ fn elements(g: &mut Gen<'_>, stage: usize, folds: &[Fold], across: &Across, lane
             first = program.program.inline(&fold.step, &args);
         }
         // Without counts the initial state is an identity.
-        let places = states(&mut program, fold, across, Step::Vectors, 0);
+        let places = places(&mut program, fold, across, Step::Vectors, 0);
         store(&mut program, &places, fold.dtype, &first);
     }
     let moving = program.moving(across);
     let program = program.finish(g);
-    vector_loop(g, end, |g| {
-        run_once(g, &program);
-        for (base, step) in moving {
-            advance(g, base, step);
+    let element = |g: &mut Gen<'_>, program: &Program, moving: &[(Base, Slot)]| {
+        run_once(g, program);
+        moving.iter().for_each(|(base, step)| advance(g, *base, *step));
+    };
+    vector_loop_on(g, stop, |g| element(g, &program, &moving));
+    if !several {
+        return;
+    }
+    let done = g.a.label();
+    g.a.alu_mem(Alu::Cmp, RBX, end.mem());
+    g.a.jump_if(Cond::AboveEqual, done);
+    let mut program = stage_program(g, stage, across, lanes);
+    // Such that an element's offset is its state's.
+    let mut bases: SmallVec<[Base; 4]> = SmallVec::new();
+    for fold in folds {
+        for c in 0..fold.init.len() {
+            g.a.lea(RCX, Slot(across.states[fold.component + c].0 - round).mem());
+            bases.push(program.base(g));
         }
-    });
+    }
+    program.add_insts(g);
+    let mut rest = bases.as_slice();
+    for fold in folds {
+        let (these, after) = rest.split_at(fold.init.len());
+        rest = after;
+        let place = |base: &Base| Place { base: *base, step: Step::Vectors, dtype: fold.dtype };
+        let places: SmallVec<[PlaceId; 2]> = these.iter().map(|base| program.program.place(place(base))).collect();
+        let mut args: SmallVec<[NodeId; 4]> = load(&mut program, &places, fold.dtype).into_iter().collect();
+        args.push(program.node(g, fold.input));
+        let next = program.program.inline(&fold.step, &args);
+        store(&mut program, &places, fold.dtype, &next);
+    }
+    let moving = program.moving(across);
+    let program = program.finish(g);
+    let ahead = g.word_slot();
+    for (base, step) in &moving {
+        g.a.load(RCX, step.mem());
+        g.a.imul_imm(RCX, RCX, states as i32);
+        g.a.store(ahead.mem(), RCX);
+        advance(g, *base, ahead);
+    }
+    let back = g.word_slot();
+    g.a.mov_imm(RCX, i64::from(-round));
+    g.a.store(back.mem(), RCX);
+    let again = g.a.here();
+    let stop = round_end(g, end, round);
+    vector_loop_on(g, stop, |g| element(g, &program, &moving));
+    bases.iter().for_each(|base| advance(g, *base, back));
+    g.a.alu_mem(Alu::Cmp, RBX, end.mem());
+    g.a.jump_if(Cond::Below, again);
+    g.a.bind(done);
+}
+
+/// A slot with the end of the round that begins at RBX.
+fn round_end(g: &mut Gen<'_>, end: Slot, round: i32) -> Slot {
+    let stop = g.word_slot();
+    g.a.lea(RCX, Mem::at(RBX, round));
+    g.a.load(R11, end.mem());
+    g.a.alu(Alu::Cmp, RCX, R11);
+    g.a.mov_if(Cond::Above, RCX, R11);
+    g.a.store(stop.mem(), RCX);
+    stop
 }
 
 /// So many states merge without a loop.
@@ -348,13 +436,13 @@ const UNROLLED: usize = 8;
 const UNROLLED_INSTS: usize = 2;
 
 /// Merges the states in use, halving them, into the first.
-fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize, longest: usize) {
+fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize, states: usize) {
     let pairs = g.word_slot();
     let counts = fold.reducer.counts().then(|| [g.word_slot(), g.word_slot()]);
     let unrolls = counts.is_none() && fold.merge.insts.len() <= UNROLLED_INSTS + 2 * fold.init.len();
     let done = g.a.label();
     let mut unrolled: SmallVec<[(usize, Label); 8]> = SmallVec::new();
-    let mut half = longest / 2;
+    let mut half = states / 2;
     while half > 0 {
         // Those states `l` below `half` with `l + half` below the length.
         g.load_call(RCX, call_offset!(len));
@@ -365,7 +453,7 @@ fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize, longest: u
             g.a.store(pairs.mem(), RCX);
             vector_loop(g, pairs, |g| {
                 let mut program = stage_program(g, 0, across, lanes);
-                let [left, right] = [0, half].map(|n| states(&mut program, fold, across, Step::Vectors, n));
+                let [left, right] = [0, half].map(|n| places(&mut program, fold, across, Step::Vectors, n));
                 let [x, y] = [&left, &right].map(|places| load(&mut program, places, fold.dtype));
                 let mut args: SmallVec<[NodeId; 6]> = x.into_iter().chain(y).collect();
                 for (side, slot) in counts.iter().flatten().enumerate() {
@@ -397,10 +485,10 @@ fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize, longest: u
     for (count, label) in unrolled.into_iter().filter(|(count, _)| *count > 1) {
         g.a.bind(label);
         let mut program = stage_program(g, 0, across, lanes);
-        let first = states(&mut program, fold, across, Step::Fixed, 0);
+        let first = places(&mut program, fold, across, Step::Fixed, 0);
         let mut parts: Vec<SmallVec<[NodeId; 2]>> = Vec::new();
         for n in 0..count {
-            let places = states(&mut program, fold, across, Step::Fixed, n);
+            let places = places(&mut program, fold, across, Step::Fixed, n);
             parts.push(load(&mut program, &places, fold.dtype));
         }
         while parts.len() > 1 {
@@ -419,7 +507,7 @@ fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize, longest: u
 }
 
 /// The places of the components of the n-th state, or of the n-th from the inner element on.
-fn states(program: &mut StageProgram, fold: &Fold, across: &Across, step: Step, n: usize) -> SmallVec<[PlaceId; 2]> {
+fn places(program: &mut StageProgram, fold: &Fold, across: &Across, step: Step, n: usize) -> SmallVec<[PlaceId; 2]> {
     let component = |c: usize| Slot(across.states[fold.component + c].0 + ((n as i32) << VECTOR));
     let dtype = fold.dtype;
     let places = (0..fold.init.len()).map(|c| Place { base: Base::Stack(component(c)), step, dtype });
