@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Block, Case, Compilers, EACH_CODE, apply, forms, put, special_bits};
+use common::{Block, Case, Compilers, EACH_CODE, Rng, apply, forms, put, special_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Builder, Kernel, Level, Nest, Prim, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
@@ -70,6 +70,59 @@ fn special_values() {
             let case = case(b.finish(), &columns, result, rows.len(), vec![]);
             case.check(&compilers, &EACH_CODE, &format!("{} {args:?}", prim.name()));
         }
+    }
+}
+
+/// Where conversions round, saturate and change their ways: around powers of two, and around the middle between two floats.
+fn near_powers(dtype: DType) -> Vec<u64> {
+    let mut values = Vec::new();
+    if dtype.is_float() {
+        for k in -2..66 {
+            let power = 2f64.powi(k);
+            for x in [power, -power, power + 0.5, power - 0.5, -power - 0.5, 1.5 * power, -1.5 * power] {
+                let bits = Literal::f64(x).cast(dtype).bits();
+                values.extend([bits.wrapping_sub(1), bits, bits.wrapping_add(1)]);
+            }
+        }
+    } else {
+        for k in 0..dtype.bits() {
+            for below in [1, 11, 12, 24, 25, 29, 30, 53, 54] {
+                let (power, middle) = (1u64 << k, (1u64 << k) >> below);
+                for x in [power, power + middle, power + 3 * middle, power - middle] {
+                    values.extend([x.wrapping_sub(1), x, x.wrapping_add(1)]);
+                    values.extend([
+                        x.wrapping_neg(),
+                        x.wrapping_neg().wrapping_sub(1),
+                        x.wrapping_neg().wrapping_add(1),
+                    ]);
+                }
+            }
+        }
+    }
+    let mut rng = Rng(dtype.bits().into());
+    values.extend((0..1000).map(|_| rng.next() >> rng.below(64)));
+    values.iter().map(|bits| Literal::from_bits(dtype, *bits).bits()).collect()
+}
+
+#[test]
+fn conversions_round_and_saturate() {
+    let compilers = Compilers::new();
+    for (args, result) in forms(Prim::Cast) {
+        let from = args[0];
+        if from == DType::Bool || result == DType::Bool || from.is_float() == result.is_float() {
+            continue;
+        }
+        let mut b = Builder::kernel(Nest::Rows);
+        let input = b.operand(from, Role::In, Level::Inner);
+        let out = b.operand(result, Role::Out, Level::Inner);
+        b.stage(StageKind::Loop);
+        let x = b.load(input);
+        let y = b.cast(x, result);
+        b.store(out, y);
+        let values = near_powers(from);
+        let n = values.len();
+        let case = case(b.finish(), &[(from, values)], result, n, vec![]);
+        case.check(&compilers, &EACH_CODE, &format!("{from} to {result}"));
     }
 }
 
