@@ -77,6 +77,7 @@ impl DType {
     ];
 
     /// The row of this dtype.
+    #[inline]
     pub const fn info(self) -> DTypeInfo {
         const fn row(name: &'static str, numpy: &'static str, size: usize, kind: Kind) -> DTypeInfo {
             DTypeInfo { name, numpy, size, kind }
@@ -97,41 +98,49 @@ impl DType {
     }
 
     /// The name in text.
+    #[inline]
     pub const fn name(self) -> &'static str {
         self.info().name
     }
 
     /// Bytes per element.
+    #[inline]
     pub const fn size(self) -> usize {
         self.info().size
     }
 
     /// Bits per element.
+    #[inline]
     pub const fn bits(self) -> u32 {
         self.size() as u32 * 8
     }
 
     /// Bool, int, uint or float.
+    #[inline]
     pub const fn kind(self) -> Kind {
         self.info().kind
     }
 
     /// True for `f32` and `f64`.
+    #[inline]
     pub const fn is_float(self) -> bool {
         matches!(self.kind(), Kind::Float)
     }
 
     /// True for signed and unsigned integers, not for `bool`.
+    #[inline]
     pub const fn is_int(self) -> bool {
         matches!(self.kind(), Kind::Int | Kind::Uint)
     }
 
     /// True for `i8..i64`.
+    #[inline]
     pub const fn is_signed(self) -> bool {
         matches!(self.kind(), Kind::Int)
     }
 
     /// The unsigned integer with as many bits, for bit tricks on floats. `bool` gives `u8`.
+    #[inline]
     pub const fn bits_dtype(self) -> DType {
         match self.size() {
             1 => DType::U8,
@@ -149,6 +158,7 @@ impl DType {
 
     /// The dtype both operands of a binary operator are cast to, as `numpy.promote_types`.
     /// `promote(i64, u64)` is `f64`, and an integer with more bits than `f32`'s 24-bit significand lifts it to `f64`.
+    #[inline]
     pub fn promote(self, other: DType) -> DType {
         use Kind::{Bool, Float, Int, Uint};
         let (low, high) = if self.kind() <= other.kind() { (self, other) } else { (other, self) };
@@ -186,6 +196,7 @@ impl DType {
 
     /// The dtype in which functions of real numbers compute: floats as they are, 8- and 16-bit integers and `bool`
     /// in `f32`, wider integers in `f64`. (NumPy computes `bool` and 8-bit integers in `float16`.)
+    #[inline]
     pub const fn to_float(self) -> DType {
         match self {
             DType::F32 | DType::F64 => self,
@@ -195,6 +206,7 @@ impl DType {
     }
 
     /// The dtype in which sums and products accumulate: 64 bits for bools and integers (NumPy's rule), floats as they are.
+    #[inline]
     pub const fn accumulator(self) -> DType {
         match self.kind() {
             Kind::Bool | Kind::Int => DType::I64,

@@ -60,7 +60,8 @@ impl Index {
     }
 
     fn grow(&mut self) {
-        let size = (self.slots.len() * 2).max(256);
+        // By more than twice: moving costs more than room.
+        let size = (self.slots.len() * 4).max(256);
         let old = std::mem::replace(&mut self.slots, vec![Slot { hash: 0, id: EMPTY }; size]);
         for slot in old.into_iter().filter(|s| s.id != EMPTY) {
             // All ids are distinct.

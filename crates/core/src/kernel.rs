@@ -45,6 +45,7 @@ use crate::dtype::DType;
 use crate::literal::Literal;
 use smallvec::SmallVec;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
 /// An instruction's result; the index of the instruction in [`Kernel::insts`] or [`Body::insts`].
@@ -53,6 +54,7 @@ pub struct Value(pub u32);
 
 impl Value {
     /// As an index into the instruction list.
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -326,12 +328,53 @@ impl Inst {
 }
 
 /// An instruction and the dtype of its result (of the stored value for stores).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InstData {
     /// What it does.
     pub inst: Inst,
     /// The dtype of the result.
     pub dtype: DType,
+}
+
+impl InstData {
+    /// Two words to hash: equal for equal instructions. Bits 16 to 31 of the first are 0.
+    #[inline(always)]
+    pub(crate) fn words(&self) -> [u64; 2] {
+        let (form, low, high) = match self.inst {
+            Inst::Const(literal) => (0, literal.bits(), 0),
+            Inst::Param(n) => (1, u64::from(n), 0),
+            Inst::Arg(n) => (2, u64::from(n), 0),
+            Inst::Load(n) => (3, u64::from(n), 0),
+            Inst::Store(n, v) => (4, u64::from(n), v.0),
+            Inst::ScratchLoad(n) => (5, u64::from(n), 0),
+            Inst::ScratchStore(n, v) => (6, u64::from(n), v.0),
+            Inst::Reduced(n) => (7, u64::from(n), 0),
+            Inst::Prim(prim, args) => {
+                let [x, y, z] = args.padded();
+                (8 + prim as u64, u64::from(x.0) | u64::from(y.0) << 32, z.0)
+            }
+        };
+        [form | (self.dtype as u64) << 8 | u64::from(high) << 32, low]
+    }
+}
+
+/// In few and long pieces, since long kernels are keys.
+impl Hash for InstData {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        InstData::hash_slice(std::slice::from_ref(self), state);
+    }
+
+    fn hash_slice<H: Hasher>(data: &[InstData], state: &mut H) {
+        for part in data.chunks(32) {
+            let mut bytes = [0; 512];
+            for (inst, bytes) in part.iter().zip(bytes.chunks_exact_mut(16)) {
+                let [form, operands] = inst.words();
+                bytes[..8].copy_from_slice(&form.to_le_bytes());
+                bytes[8..].copy_from_slice(&operands.to_le_bytes());
+            }
+            state.write(&bytes[..16 * part.len()]);
+        }
+    }
 }
 
 /// Straight-line code without memory: function bodies in tests, the step and merge of a [`Reducer`].
@@ -416,6 +459,7 @@ pub struct Stage {
 
 impl Stage {
     /// The values of its instructions.
+    #[inline]
     pub fn values(&self) -> impl DoubleEndedIterator<Item = Value> + ExactSizeIterator + use<> {
         (self.start..self.end).map(Value)
     }
@@ -455,16 +499,19 @@ pub struct Kernel {
 
 impl Kernel {
     /// The instruction that defines `v`.
+    #[inline]
     pub fn inst(&self, v: Value) -> &Inst {
         &self.insts[v.index()].inst
     }
 
     /// The dtype of `v`.
+    #[inline]
     pub fn dtype(&self, v: Value) -> DType {
         self.insts[v.index()].dtype
     }
 
     /// The reductions that the loop of stage `stage` carries, with their indices.
+    #[inline]
     pub fn reductions_of(&self, stage: usize) -> impl Iterator<Item = (usize, &Reduction)> {
         self.reductions.iter().enumerate().filter(move |(_, r)| r.stage as usize == stage)
     }

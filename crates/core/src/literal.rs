@@ -65,11 +65,13 @@ impl Literal {
     }
 
     /// The dtype.
+    #[inline]
     pub const fn dtype(self) -> DType {
         self.dtype
     }
 
     /// The bits, zero-extended.
+    #[inline]
     pub const fn bits(self) -> u64 {
         self.bits
     }
@@ -95,6 +97,7 @@ impl Literal {
     }
 
     /// True unless the value is zero; NaN is true, as in NumPy.
+    #[inline]
     pub fn as_bool(self) -> bool {
         match self.dtype.kind() {
             Kind::Float => self.as_f64() != 0.0,

@@ -16,7 +16,7 @@ use crate::literal::Literal;
 use smallvec::SmallVec;
 
 /// Room for the instructions of a small kernel.
-const ROOM: usize = 128;
+const ROOM: usize = 512;
 
 /// A body or kernel under construction. `Value`s it hands out are valid until `finish`.
 pub struct Builder {
@@ -142,13 +142,15 @@ impl Builder {
             count += size;
         }
         // Each stage grows to its end as its instructions come; they are in order within it.
-        let mut renamed = vec![Value(u32::MAX); self.insts.len()];
+        let mut renamed = vec![Value(0); self.insts.len()];
         let mut insts = vec![InstData { inst: Inst::Param(0), dtype: DType::Bool }; count as usize];
-        for (i, data) in self.insts.iter().enumerate().filter(|(i, _)| live[*i]) {
-            let end = &mut stages[self.places[i] as usize].end;
-            renamed[i] = Value(*end);
-            insts[*end as usize] = InstData { inst: data.inst.map(|v| renamed[v.index()]), dtype: data.dtype };
-            *end += 1;
+        for (i, ((data, place), live)) in self.insts.iter().zip(&self.places).zip(&live).enumerate() {
+            if *live {
+                let end = &mut stages[*place as usize].end;
+                renamed[i] = Value(*end);
+                insts[*end as usize] = InstData { inst: data.inst.map(|v| renamed[v.index()]), dtype: data.dtype };
+                *end += 1;
+            }
         }
         let reductions =
             self.reductions.iter().map(|r| Reduction { input: renamed[r.input.index()], ..r.clone() }).collect();
@@ -216,6 +218,7 @@ impl Builder {
     // What is known of a value.
 
     /// The dtype of a value.
+    #[inline]
     pub fn dtype(&self, v: Value) -> DType {
         self.insts[v.index()].dtype
     }
@@ -231,6 +234,7 @@ impl Builder {
     }
 
     /// The constant that a value is, if it is one.
+    #[inline]
     pub fn as_const(&self, v: Value) -> Option<Literal> {
         match self.insts[v.index()].inst {
             Inst::Const(literal) => Some(literal),
@@ -438,23 +442,9 @@ fn is_store(inst: &Inst) -> bool {
     matches!(inst, Inst::Store(..) | Inst::ScratchStore(..))
 }
 
-/// The hash of an instruction in a stage: one word for its form and one for each pair of operands, since this runs for
-/// every instruction that a function body writes.
+/// The hash of an instruction in a stage.
 #[inline(always)]
 fn hash(data: &InstData, stage: u32) -> u64 {
-    let (form, low, high) = match data.inst {
-        Inst::Const(literal) => (0, literal.bits(), 0),
-        Inst::Param(n) => (1, u64::from(n), 0),
-        Inst::Arg(n) => (2, u64::from(n), 0),
-        Inst::Load(n) => (3, u64::from(n), 0),
-        Inst::Store(n, v) => (4, u64::from(n), v.0),
-        Inst::ScratchLoad(n) => (5, u64::from(n), 0),
-        Inst::ScratchStore(n, v) => (6, u64::from(n), v.0),
-        Inst::Reduced(n) => (7, u64::from(n), 0),
-        Inst::Prim(prim, args) => {
-            let [x, y, z] = args.padded();
-            (8 + prim as u64, u64::from(x.0) | u64::from(y.0) << 32, z.0)
-        }
-    };
-    crate::intern::hash(&(form | (data.dtype as u64) << 8 | u64::from(stage) << 16, low, high))
+    let [form, operands] = data.words();
+    crate::intern::hash(&(form ^ u64::from(stage) << 16, operands))
 }

@@ -36,6 +36,9 @@ pub fn rare(kernel: &Kernel, stage: usize) -> Vec<Rare> {
             selects.push((args[0], v));
         }
     }
+    if selects.is_empty() {
+        return Vec::new();
+    }
     selects.sort_unstable();
     let mut groups: Vec<&[(Value, Value)]> = selects.chunk_by(|a, b| a.0 == b.0).collect();
     groups.sort_unstable_by_key(|group| std::cmp::Reverse(group[0].1));
@@ -47,8 +50,7 @@ pub fn rare(kernel: &Kernel, stage: usize) -> Vec<Rare> {
         if selects.iter().any(|s| search.is_taken(*s)) {
             continue;
         }
-        let needed = search.needed_by(&selects);
-        if needed.len() >= LEAST {
+        if let Some(needed) = search.needed_by(&selects) {
             search.take(&needed);
             found.push(Rare { condition, selects, needed });
         }
@@ -62,14 +64,19 @@ struct Search<'k> {
     kernel: &'k Kernel,
     stage: &'k Stage,
     uses: Vec<Uses>,
+    /// The number of the selections at hand.
+    round: u32,
+    /// The primitives of which all uses were counted, for the selections at hand.
+    needed: Vec<Value>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Uses {
     /// By instructions and reductions of the stage.
     all: u32,
-    /// By the selections at hand as their first operand, or by what only they need.
+    /// By the selections of this round as their first operand, or by what only they need.
     needed: u32,
+    round: u32,
     /// True if it belongs to a selection that was found.
     taken: bool,
 }
@@ -77,7 +84,9 @@ struct Uses {
 impl<'k> Search<'k> {
     fn new(kernel: &'k Kernel, stage: usize) -> Search<'k> {
         let count = kernel.stages[stage].values().len();
-        let mut search = Search { kernel, stage: &kernel.stages[stage], uses: vec![Uses::default(); count] };
+        let uses = vec![Uses::default(); count];
+        let mut search =
+            Search { kernel, stage: &kernel.stages[stage], uses, round: 0, needed: Vec::with_capacity(LEAST) };
         let operands = kernel.stages[stage].values().flat_map(|v| kernel.inst(v).operands());
         for v in operands.chain(kernel.reductions_of(stage).map(|(_, r)| &r.input)) {
             if let Some(i) = search.place(*v) {
@@ -88,8 +97,10 @@ impl<'k> Search<'k> {
     }
 
     /// The index of a value in its stage; none if it belongs to another.
+    #[inline]
     fn place(&self, v: Value) -> Option<usize> {
-        v.0.checked_sub(self.stage.start).filter(|_| v.0 < self.stage.end).map(|i| i as usize)
+        let i = v.0.wrapping_sub(self.stage.start) as usize;
+        (i < self.uses.len()).then_some(i)
     }
 
     fn is_taken(&self, v: Value) -> bool {
@@ -104,36 +115,41 @@ impl<'k> Search<'k> {
         }
     }
 
-    /// The primitives that nothing but the selections' first operands is made of.
-    fn needed_by(&mut self, selects: &[Value]) -> Vec<Value> {
-        let mut needed: Vec<Value> = Vec::new();
-        let mut counted: Vec<usize> = Vec::new();
+    /// The primitives that nothing but the selections' first operands is made of, in order; none if there are few.
+    fn needed_by(&mut self, selects: &[Value]) -> Option<Vec<Value>> {
+        self.round += 1;
         for select in selects {
             if let Some(rare) = self.kernel.inst(*select).operands().get(1) {
-                self.count(*rare, &mut needed, &mut counted);
+                self.count(*rare);
             }
         }
         let mut next = 0;
-        while let Some(v) = needed.get(next) {
+        while let Some(v) = self.needed.get(next) {
             next += 1;
             for operand in self.kernel.inst(*v).operands() {
-                self.count(*operand, &mut needed, &mut counted);
+                self.count(*operand);
             }
         }
-        for i in counted {
-            self.uses[i].needed = 0;
+        if self.needed.len() < LEAST {
+            self.needed.clear();
+            return None;
         }
+        let mut needed = std::mem::take(&mut self.needed);
         needed.sort_unstable();
-        needed
+        Some(needed)
     }
 
     /// Counts one use of a value by what is needed; if it was the last one, the value is needed as well.
-    fn count(&mut self, v: Value, needed: &mut Vec<Value>, counted: &mut Vec<usize>) {
+    #[inline]
+    fn count(&mut self, v: Value) {
         let Some(i) = self.place(v) else { return };
-        self.uses[i].needed += 1;
-        counted.push(i);
-        if self.uses[i].needed == self.uses[i].all && matches!(self.kernel.inst(v), Inst::Prim(..)) {
-            needed.push(v);
+        let uses = &mut self.uses[i];
+        if uses.round != self.round {
+            (uses.round, uses.needed) = (self.round, 0);
+        }
+        uses.needed += 1;
+        if uses.needed == uses.all && matches!(self.kernel.inst(v), Inst::Prim(..)) {
+            self.needed.push(v);
         }
     }
 }
