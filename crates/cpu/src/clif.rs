@@ -148,8 +148,8 @@ impl Analysis {
         let mut frame = 0;
         let mut use_value = |v: Value, stage: &Stage| {
             let outside = v.0 < stage.start || v.0 >= stage.end;
-            let constant = matches!(kernel.inst(v), Inst::Const(_) | Inst::Param(_));
-            if outside && !constant && frame_slots[v.index()].is_none() {
+            let constant = || matches!(kernel.inst(v), Inst::Const(_) | Inst::Param(_));
+            if outside && frame_slots[v.index()].is_none() && !constant() {
                 frame_slots[v.index()] = Some(frame);
                 frame += 1;
             }

@@ -50,8 +50,8 @@ use call_offset;
 const LANE_MASK: u8 = 1;
 /// A mask register that is never a value's.
 const SCRATCH_MASK: u8 = 0;
-/// Kernels with more instructions than this go to Cranelift, whose register allocator takes them as they come.
-const INST_LIMIT: usize = 20_000;
+/// Kernels with more instructions than this go to Cranelift: a bound for offsets and memory, more than fusion makes.
+const INST_LIMIT: usize = 100_000;
 /// A kernel may take so many bytes of its thread's stack.
 const FRAME_LIMIT: i32 = 128 << 10;
 
@@ -94,7 +94,7 @@ fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<(Asm, bool), &
         return Err("too many instructions");
     }
     let mut g = Gen {
-        a: Asm::new(isa),
+        a: Asm::with_room(isa, 4096 + 12 * kernel.insts.len()),
         kernel,
         analysis,
         stack: 0,

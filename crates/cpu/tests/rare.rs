@@ -24,8 +24,54 @@ fn body(b: &mut Builder, x: Value) -> Value {
     b.select(rare, wide, sum)
 }
 
+/// The same work for several values, which shares code.
+fn repeated(b: &mut Builder, x: Value) -> Value {
+    let mut sum = x;
+    for k in 1..5 {
+        let factor = b.float(b.dtype(x), f64::from(k) * 0.75);
+        let angle = b.mul(x, factor);
+        let y = if k % 2 == 0 { math::cos(b, &[angle]) } else { math::sin(b, &[angle]) };
+        sum = b.add(sum, y);
+    }
+    sum
+}
+
+/// A body that is short enough for several copies.
+fn short(b: &mut Builder, x: Value) -> Value {
+    math::sin(b, &[x])
+}
+
+/// A second selection by the same condition, of a value that others use as well.
+fn selected_along(b: &mut Builder, x: Value) -> Value {
+    let dtype = b.dtype(x);
+    let (small, three) = (b.float(dtype, 1e-3), b.float(dtype, 3.0));
+    let rare = b.lt(x, small);
+    let e = math::erfc(b, &[x]);
+    let e = b.select(rare, e, x);
+    let triple = b.mul(x, three);
+    let y = b.select(rare, triple, x);
+    let sum = b.add(e, y);
+    b.mul(sum, triple)
+}
+
 #[test]
 fn any_elements_may_need_it() {
+    check(body, 2);
+}
+
+#[test]
+fn code_for_it_is_shared() {
+    check(repeated, 4);
+    check(short, 1);
+}
+
+#[test]
+fn a_selection_may_go_along() {
+    check(selected_along, 1);
+}
+
+/// Holds the code of a body with so much rare work against the interpreter, whichever elements need it.
+fn check(body: fn(&mut Builder, Value) -> Value, parts: usize) {
     let compilers = Compilers::new();
     for dtype in [DType::F32, DType::F64] {
         let mut b = Builder::kernel(Nest::Rows);
@@ -35,7 +81,7 @@ fn any_elements_may_need_it() {
         let y = body(&mut b, x);
         b.store(output, y);
         let kernel = b.finish();
-        assert_eq!(rare(&kernel, 1).len(), 2, "{kernel}");
+        assert_eq!(rare(&kernel, 1).len(), parts, "{kernel}");
         let n = 19;
         let layout = || Layout { inner: [dtype.size() as isize].into_iter().collect(), ..Layout::default() };
         // None, all, each one alone of either kind.

@@ -229,10 +229,16 @@ pub(super) enum Asked {
 }
 
 impl Asm {
+    #[cfg(test)]
     pub fn new(isa: Isa) -> Asm {
+        Asm::with_room(isa, 0)
+    }
+
+    /// No code yet, and room for about so many bytes.
+    pub fn with_room(isa: Isa, room: usize) -> Asm {
         Asm {
             isa,
-            code: Vec::with_capacity(4096),
+            code: Vec::with_capacity(room),
             pool: Vec::new(),
             constants: FxHashMap::default(),
             pool_uses: Vec::new(),
@@ -619,18 +625,22 @@ impl Asm {
             Isa::Avx2 => self.vex(op, len, reg, vvvv, rm, rest),
             Isa::Avx512 => {
                 let (x, b) = high_bits(rm);
-                self.code.push(0x62);
                 let inverted = (reg >> 3 & 1) << 7 | (x & 1) << 6 | (b & 1) << 5 | (reg >> 4 & 1) << 4;
-                self.code.push((inverted ^ 0xf0) | op.map);
-                self.code.push(u8::from(op.evex_w) << 7 | (!vvvv & 15) << 3 | 4 | op.prefix);
-                let length = (len as u8) << 5;
                 let flags = u8::from(how.zero) << 7 | u8::from(how.broadcast) << 4 | (!vvvv >> 4 & 1) << 3 | how.mask;
-                self.code.push(length | flags);
-                self.code.push(op.opcode);
+                let prefix = [
+                    0x62,
+                    (inverted ^ 0xf0) | op.map,
+                    u8::from(op.evex_w) << 7 | (!vvvv & 15) << 3 | 4 | op.prefix,
+                    (len as u8) << 5 | flags,
+                    op.opcode,
+                ];
+                self.code.extend_from_slice(&prefix);
                 self.modrm(reg, rm, rest, memory);
             }
         }
-        self.code.extend(imm);
+        if let Some(imm) = imm {
+            self.code.push(imm);
+        }
     }
 
     /// An instruction in VEX encoding, whatever the instruction set; `rest` bytes of it follow the operands.
@@ -641,12 +651,11 @@ impl Asm {
         let r = reg >> 3 & 1;
         let last = (!vvvv & 15) << 3 | u8::from(len != Len::L128) << 2 | op.prefix;
         if x == 0 && b == 0 && op.map == 1 && !op.vex_w {
-            self.code.extend_from_slice(&[0xc5, (1 ^ r) << 7 | last]);
+            self.code.extend_from_slice(&[0xc5, (1 ^ r) << 7 | last, op.opcode]);
         } else {
-            self.code.extend_from_slice(&[0xc4, (1 ^ r) << 7 | (1 ^ x) << 6 | (1 ^ b) << 5 | op.map]);
-            self.code.push(u8::from(op.vex_w) << 7 | last);
+            let first = (1 ^ r) << 7 | (1 ^ x) << 6 | (1 ^ b) << 5 | op.map;
+            self.code.extend_from_slice(&[0xc4, first, u8::from(op.vex_w) << 7 | last, op.opcode]);
         }
-        self.code.push(op.opcode);
         self.modrm(reg, rm, rest, 0);
     }
 
@@ -661,19 +670,19 @@ impl Asm {
         self.code.push(imm);
     }
 
-    /// The operand bytes. `memory` is the unit of short displacements; 0 if they count bytes.
+    /// The operand bytes. `memory` is the unit of short displacements, a power of two; 0 if they count bytes.
     fn modrm(&mut self, reg: u8, rm: Rm, rest: usize, memory: usize) {
         let reg = (reg & 7) << 3;
         match rm {
             Rm::Reg(r) => self.code.push(0xc0 | reg | r & 7),
             Rm::Pool(PoolAt(offset)) => {
-                self.code.push(reg | 5);
-                self.pool_uses.push((self.code.len(), offset, rest));
-                self.code.extend_from_slice(&[0; 4]);
+                self.pool_uses.push((self.code.len() + 1, offset, rest));
+                self.code.extend_from_slice(&[reg | 5, 0, 0, 0, 0]);
             }
             Rm::Mem(Mem { base, index, disp }) => {
-                let unit = memory.max(1) as i32;
-                let short = i8::try_from(disp / unit).ok().filter(|_| disp % unit == 0);
+                let shift = memory.trailing_zeros() & 31;
+                let units = disp >> shift;
+                let short = i8::try_from(units).ok().filter(|_| units << shift == disp);
                 let mode = match short {
                     Some(0) if base.0 & 7 != 5 => 0x00,
                     Some(_) => 0x40,

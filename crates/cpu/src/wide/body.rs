@@ -9,11 +9,12 @@
 //! the result gets its register ([`Body::define`]), so instructions that write the result before they have read every
 //! operand ask for a register first ([`Body::define_apart`]).
 
+mod constants;
 mod rare;
 
-use super::asm::{Alu, Isa, Len, Masking, Op, PLAIN, PoolAt, RCX, Rm};
-use super::memory::{LOAD, MOVE, SPLAT_D, SPLAT_Q, masked_move};
-use super::program::{Class, NodeId, Place, PlaceId, Program, Slot, What};
+use super::asm::{Alu, Isa, Len, Masking, Op, PLAIN, RCX, Rm};
+use super::memory::{MOVE, masked_move};
+use super::program::{Class, Node, NodeId, Place, PlaceId, Program, Slot, What};
 use super::{Gen, LANE_MASK, prim};
 use numfuse_core::dtype::DType;
 use numfuse_core::literal::Literal;
@@ -82,6 +83,10 @@ pub(super) struct Body<'g, 'k, 'p> {
     held: u32,
     /// For each vector register the key of its value's next use after the last one: see [`Body::next_use`].
     next: [u32; 32],
+    /// The registers whose keys are out of date: they are looked up when one has to make room.
+    stale: u32,
+    /// For each vector register the node that used its value last.
+    touched: [NodeId; 32],
     /// Registers that the allocator must not touch: pinned values, carried values.
     reserved: u32,
     /// Registers locked by the node at hand, temporaries among them.
@@ -91,10 +96,14 @@ pub(super) struct Body<'g, 'k, 'p> {
     carried: Vec<u8>,
     /// Slots of values that are gone.
     free_slots: Vec<Slot>,
+    /// The code of rare work that is run from several places.
+    shared: Vec<rare::Shared>,
     /// Slots of operands that the node at hand is the last to use, and may read yet.
     dying_slots: Vec<Slot>,
     /// The node at hand.
     at: NodeId,
+    /// The operands that the node at hand is the last to use have been freed.
+    freed: bool,
 }
 
 impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
@@ -122,13 +131,17 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             masks: [None; 8],
             held: 0,
             next: [0; 32],
+            stale: 0,
+            touched: [0; 32],
             reserved: 0,
             locked: 0,
             locked_masks: 0,
             carried: Vec::new(),
             free_slots: Vec::new(),
+            shared: Vec::new(),
             dying_slots: Vec::new(),
             at: 0,
+            freed: false,
         };
         for (var, home) in body.vars.iter_mut().zip(homes) {
             var.slot = *home;
@@ -146,11 +159,10 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         let room = room.min(registers - 8);
         let mut candidates: Vec<(usize, NodeId)> = Vec::new();
         for (i, node) in self.program.nodes.iter().enumerate() {
-            if self.program.classes[i] != Class::Uniform || self.bank(node.dtype) == Bank::Mask {
+            if node.class != Class::Uniform || self.bank(node.dtype) == Bank::Mask {
                 continue;
             }
-            let varying = |user: &&NodeId| self.program.classes.get(**user as usize) != Some(&Class::Uniform);
-            let uses = self.program.uses(i as NodeId).iter().filter(varying).count();
+            let uses = self.program.uses(i as NodeId).iter().filter(|user| self.program.varies(**user)).count();
             if uses > 0 {
                 candidates.push((uses, i as NodeId));
             }
@@ -206,18 +218,20 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     /// Emits the nodes that are uniform, and gives those that others need a home. There may be dtypes among them that
     /// are wider than all others, so fewer lanes are computed, and then repeated.
     pub fn emit_uniforms(&mut self) -> Vec<Option<Slot>> {
+        let is_computed = |node: &Node| node.class == Class::Uniform && !matches!(node.what, What::Const(_));
+        if !self.program.nodes.iter().any(is_computed) {
+            return Vec::new();
+        }
         let mut homes = vec![None; self.program.nodes.len()];
         self.lanes = self.lanes.min(self.g.a.isa.bytes() / self.program.widest_uniform());
         for node in 0..self.program.nodes.len() as NodeId {
             let i = node as usize;
-            if self.program.classes[i] != Class::Uniform || matches!(self.program.nodes[i].what, What::Const(_)) {
+            if !is_computed(&self.program.nodes[i]) {
                 continue;
             }
             self.at = node;
             self.emit_node(0, node);
-            let classes = &self.program.classes;
-            let outside = |user: &NodeId| classes.get(*user as usize).is_none_or(|c| *c != Class::Uniform);
-            if self.program.uses(node).iter().any(outside) {
+            if self.program.uses(node).iter().any(|user| self.program.varies(*user)) {
                 homes[i] = Some(self.home(node));
             }
             self.finish_node(0, node);
@@ -298,7 +312,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         let mut parts = self.program.rare.iter().peekable();
         self.vars.iter_mut().for_each(|var| var.passed = 0);
         for node in 0..self.program.nodes.len() as NodeId {
-            let class = self.program.classes[node as usize];
+            let class = self.program.class(node);
             if class == Class::Uniform || (class == Class::Shared && copies.start > 0) {
                 continue;
             }
@@ -322,7 +336,9 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
 
     /// Frees what the node used last.
     fn finish_node(&mut self, copy: usize, node: NodeId) {
-        self.free_dying(copy, node);
+        if !std::mem::take(&mut self.freed) {
+            self.free_dying(copy, node);
+        }
         self.end_node();
         if self.program.last_use(node).is_none() {
             self.forget(copy, node);
@@ -332,7 +348,9 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     fn end_node(&mut self) {
         self.locked = 0;
         self.locked_masks = 0;
-        self.free_slots.append(&mut self.dying_slots);
+        if !self.dying_slots.is_empty() {
+            self.free_slots.append(&mut self.dying_slots);
+        }
     }
 
     // What is known about values.
@@ -378,8 +396,12 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     }
 
     fn index(&self, copy: usize, node: NodeId) -> usize {
-        let copy = if self.program.classes[node as usize] == Class::Varying { copy } else { 0 };
-        copy * self.program.nodes.len() + node as usize
+        self.copy_of(copy, node) * self.program.nodes.len() + node as usize
+    }
+
+    /// Which copy a value belongs to.
+    fn copy_of(&self, copy: usize, node: NodeId) -> usize {
+        if copy > 0 && self.program.class(node) == Class::Varying { copy } else { 0 }
     }
 
     // Registers.
@@ -404,12 +426,15 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         let index = self.index(copy, node);
         if let Some(reg) = self.vars[index].reg {
             self.lock(bank, reg);
-            if bank == Bank::Vector {
-                self.next[reg as usize] = self.next_use(index, node);
-            }
+            self.touch(bank, reg);
             return reg;
         }
-        let holder = (if self.program.classes[node as usize] == Class::Varying { copy as u16 } else { 0 }, node);
+        self.reload(copy, node, index, bank)
+    }
+
+    /// The register of a value that is in none.
+    fn reload(&mut self, copy: usize, node: NodeId, index: usize, bank: Bank) -> u8 {
+        let holder = (self.copy_of(copy, node) as u16, node);
         match bank {
             Bank::Mask => {
                 let reg = self.take_mask();
@@ -435,7 +460,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
                     self.splat_literal(reg, literal);
                 }
                 self.hold(reg, Some(holder));
-                self.next[reg as usize] = self.next_use(index, node);
+                self.touch(bank, reg);
                 self.vars[index].reg = Some(reg);
                 reg
             }
@@ -489,6 +514,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             return reg;
         }
         self.free_dying(copy, node);
+        self.freed = true;
         self.define_apart(copy, node)
     }
 
@@ -542,29 +568,34 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
 
     /// True if the node at hand is the last to use an operand, which is not uniform.
     pub fn dies(&self, operand: NodeId, node: NodeId) -> bool {
-        let class = self.program.classes[operand as usize];
-        if self.masked && matches!(self.program.nodes[operand as usize].what, What::Carried(_)) {
-            // Lanes that do not exist keep it.
+        if self.program.last_use(operand).is_some_and(|last| last > node) {
             return false;
         }
-        let dies = self.program.last_use(operand).is_none_or(|last| last <= node);
-        // Shared values are used by all copies.
-        dies && (class == Class::Varying || (class == Class::Shared && self.copies == 1))
+        let Node { class, what, .. } = self.program.nodes[operand as usize];
+        // Lanes that do not exist keep what is carried. Shared values are used by all copies.
+        !(self.masked && matches!(what, What::Carried(_)))
+            && (class == Class::Varying || (class == Class::Shared && self.copies == 1))
     }
 
     fn assign(&mut self, copy: usize, node: NodeId, reg: u8) {
         let bank = self.bank(self.dtype(node));
         self.lock(bank, reg);
-        let holder = (if self.program.classes[node as usize] == Class::Varying { copy as u16 } else { 0 }, node);
+        let holder = (self.copy_of(copy, node) as u16, node);
         match bank {
             Bank::Vector => self.hold(reg, Some(holder)),
             Bank::Mask => self.masks[reg as usize] = Some(holder),
         }
         let index = self.index(copy, node);
-        if bank == Bank::Vector {
-            self.next[reg as usize] = self.next_use(index, node);
-        }
+        self.touch(bank, reg);
         self.vars[index].reg = Some(reg);
+    }
+
+    /// The value of a register is used.
+    fn touch(&mut self, bank: Bank, reg: u8) {
+        if bank == Bank::Vector {
+            self.stale |= 1 << reg;
+            self.touched[reg as usize] = self.at;
+        }
     }
 
     fn lock(&mut self, bank: Bank, reg: u8) {
@@ -576,22 +607,26 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
 
     /// Frees the registers of operands that the node is the last to use.
     fn free_dying(&mut self, copy: usize, node: NodeId) {
-        for i in 0..self.program.nodes[node as usize].args.len() {
-            let operand = self.arg(node, i);
-            if self.dies(operand, node) {
-                self.forget(copy, operand);
+        let program = self.program;
+        for operand in &*program.nodes[node as usize].args {
+            if self.dies(*operand, node) {
+                self.forget(copy, *operand);
             }
         }
     }
 
     /// A value is gone.
     fn forget(&mut self, copy: usize, node: NodeId) {
-        if self.program.classes[node as usize] == Class::Uniform {
+        let Node { class, dtype, .. } = self.program.nodes[node as usize];
+        if class == Class::Uniform {
             return;
         }
-        let bank = self.bank(self.dtype(node));
         let index = self.index(copy, node);
         let var = std::mem::take(&mut self.vars[index]);
+        if var.reg.is_none() && var.slot.is_none() {
+            return;
+        }
+        let bank = self.bank(dtype);
         if let Some(reg) = var.reg {
             match bank {
                 Bank::Vector if self.reserved >> reg & 1 == 0 => self.hold(reg, None),
@@ -610,6 +645,15 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         let free = (!(busy | self.held)).trailing_zeros() as u8;
         if free < registers {
             return free;
+        }
+        let mut stale = self.stale & !busy;
+        self.stale &= busy;
+        while stale != 0 {
+            let reg = stale.trailing_zeros() as usize;
+            stale &= stale - 1;
+            if let Some((copy, node)) = self.regs[reg] {
+                self.next[reg] = self.next_use(self.index(usize::from(copy), node), node, self.touched[reg]);
+            }
         }
         let victim = (0..registers).filter(|r| busy >> r & 1 == 0).max_by_key(|r| self.next[*r as usize]);
         let Some(reg) = victim else {
@@ -646,22 +690,22 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         reg
     }
 
-    /// The next node that uses a value, as a key that is greater for those that are better to evict: a value that has a
-    /// copy in memory comes after one that has none.
-    fn next_use(&mut self, index: usize, node: NodeId) -> u32 {
+    /// The next node after one that uses a value, as a key that is greater for those that are better to evict: a value
+    /// that has a copy in memory comes after one that has none.
+    fn next_use(&mut self, index: usize, node: NodeId, after: NodeId) -> u32 {
         let uses = self.program.uses(node);
         let var = &mut self.vars[index];
-        while uses.get(var.passed as usize).is_some_and(|user| *user <= self.at) {
+        while uses.get(var.passed as usize).is_some_and(|user| *user <= after) {
             var.passed += 1;
         }
         let next = uses.get(var.passed as usize).copied().unwrap_or(self.program.nodes.len() as NodeId);
-        let home = var.slot.is_some() || self.program.classes[node as usize] == Class::Uniform;
+        let home = var.slot.is_some() || self.program.class(node) == Class::Uniform;
         2 * next + u32::from(home)
     }
 
     fn mask_next_use(&mut self, reg: u8) -> u32 {
         self.masks[reg as usize]
-            .map_or(u32::MAX, |(copy, node)| self.next_use(self.index(usize::from(copy), node), node))
+            .map_or(u32::MAX, |(copy, node)| self.next_use(self.index(usize::from(copy), node), node, self.at))
     }
 
     fn evict(&mut self, copy: usize, node: NodeId, bank: Bank) {
@@ -706,57 +750,6 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
                 let (copy, node) = (index / self.program.nodes.len(), index % self.program.nodes.len());
                 self.reg(copy, node as NodeId);
             }
-        }
-    }
-
-    /// The constant in the pool that a node is.
-    fn pool(&mut self, node: NodeId) -> Option<PoolAt> {
-        let literal = self.literal(node)?;
-        Some(self.pool_literal(literal))
-    }
-
-    fn pool_literal(&mut self, literal: Literal) -> PoolAt {
-        let dtype = literal.dtype();
-        let bits = literal.bits();
-        match dtype.size() {
-            8 => self.g.a.constant(bits, 8),
-            4 => self.g.a.constant(bits & 0xffff_ffff, 4),
-            2 => self.g.a.constant((bits & 0xffff) * 0x1_0001, 4),
-            _ if dtype == DType::Bool => {
-                let all = if literal.as_bool() { u64::MAX } else { 0 };
-                self.g.a.constant(all, 8)
-            }
-            _ => self.g.a.constant((bits & 0xff) * 0x0101_0101, 4),
-        }
-    }
-
-    /// Writes a constant to all lanes of a register.
-    pub fn splat_literal(&mut self, reg: u8, literal: Literal) {
-        let len = if literal.dtype() == DType::Bool { Len::L256 } else { self.len(literal.dtype()) };
-        if literal.bits() == 0 {
-            self.emit(prim::XOR_D, len, reg, reg, Operand::reg(reg), None);
-            return;
-        }
-        let at = self.pool_literal(literal);
-        match self.g.a.isa {
-            Isa::Avx2 => {
-                self.emit(LOAD, len, reg, 0, Operand { rm: Rm::Pool(at), broadcast: false, bytes: 32 }, None);
-            }
-            Isa::Avx512 => {
-                let eight = literal.dtype().size() == 8;
-                let op = if eight { SPLAT_Q } else { SPLAT_D };
-                let bytes = if eight { 8 } else { 4 };
-                self.emit(op, len, reg, 0, Operand { rm: Rm::Pool(at), broadcast: false, bytes }, None);
-            }
-        }
-    }
-
-    /// Writes bits to all lanes of 4 or 8 bytes of a temporary, or has them as an operand.
-    pub fn bits_operand(&mut self, bits: u64, element: usize) -> Operand {
-        let at = self.g.a.constant(bits, element);
-        match self.g.a.isa {
-            Isa::Avx2 => Operand { rm: Rm::Pool(at), broadcast: false, bytes: 32 },
-            Isa::Avx512 => Operand { rm: Rm::Pool(at), broadcast: true, bytes: element },
         }
     }
 

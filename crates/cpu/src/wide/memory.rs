@@ -273,9 +273,8 @@ impl Body<'_, '_, '_> {
         bytes
     }
 
-    /// Writes the bools in a slot to a buffer, as bytes of which any but 0 is true.
-    pub(super) fn bools_to_memory(&mut self, from: Slot) -> Slot {
-        let to = self.g.vector_slot();
+    /// Writes the bools in a slot to another, as bytes of which any but 0 is true.
+    pub(super) fn bools_to_memory(&mut self, from: Slot, to: Slot) {
         let reg = self.temp();
         let len = self.len_of(1);
         match self.g.a.isa {
@@ -291,7 +290,6 @@ impl Body<'_, '_, '_> {
             }
         }
         self.store_bytes(reg, to.mem(), self.lanes);
-        to
     }
 
     /// Moves lanes down.

@@ -11,6 +11,7 @@ use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Body, Inst, Prim};
 use numfuse_core::literal::Literal;
 use smallvec::SmallVec;
+use std::ops::Deref;
 
 /// A node's index.
 pub(super) type NodeId = u32;
@@ -61,12 +62,44 @@ pub(super) enum What {
 pub(super) struct Slot(pub i32);
 
 /// A node: an instruction on lanes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Node {
     pub what: What,
+    pub args: Args,
     /// The dtype of the result, or of what is stored.
     pub dtype: DType,
-    pub args: SmallVec<[NodeId; 3]>,
+    pub class: Class,
+}
+
+/// Up to five nodes. A slice in place, so that nodes are plain data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Args {
+    nodes: [NodeId; 5],
+    len: u8,
+}
+
+impl Args {
+    /// As many as `len`, at most five.
+    #[inline]
+    pub fn new(len: usize, mut node: impl FnMut(usize) -> NodeId) -> Args {
+        let nodes = match len {
+            0 => [0; 5],
+            1 => [node(0), 0, 0, 0, 0],
+            2 => [node(0), node(1), 0, 0, 0],
+            3 => [node(0), node(1), node(2), 0, 0],
+            _ => std::array::from_fn(|i| if i < len { node(i) } else { 0 }),
+        };
+        Args { nodes, len: len.min(5) as u8 }
+    }
+}
+
+impl Deref for Args {
+    type Target = [NodeId];
+
+    #[inline]
+    fn deref(&self) -> &[NodeId] {
+        &self.nodes[..usize::from(self.len)]
+    }
 }
 
 /// Where a base address is kept.
@@ -123,8 +156,8 @@ pub(super) struct RarePart {
     pub condition: NodeId,
     /// Every node whose value it needs: the condition, the values otherwise, and more; no constants.
     pub inputs: Vec<NodeId>,
-    /// Its first places are buffers of the inputs, the next ones of the selections.
-    pub program: Program,
+    /// Which of the [`Program::rare_programs`] does it.
+    pub program: usize,
 }
 
 /// Stands for no node.
@@ -138,8 +171,9 @@ pub(super) struct Program {
     /// What each carried value becomes.
     pub results: SmallVec<[NodeId; 4]>,
     pub rare: Vec<RarePart>,
-    /// The classes of the nodes.
-    pub classes: Vec<Class>,
+    /// What is to be done for them, each program once: its first places are buffers of the inputs, the next ones of the
+    /// selections.
+    pub rare_programs: Vec<Program>,
     /// Nothing is uniform but constants: the code runs once.
     pub straight: bool,
     /// Elements at a time.
@@ -161,21 +195,44 @@ impl Program {
     }
 
     pub fn push(&mut self, what: What, dtype: DType, args: &[NodeId]) -> NodeId {
+        self.push_args(what, dtype, Args::new(args.len(), |i| args[i]))
+    }
+
+    pub fn push_args(&mut self, what: What, dtype: DType, args: Args) -> NodeId {
         let class = match what {
             What::Const(_) => Class::Uniform,
             _ if self.straight => Class::Varying,
             What::Param(_) | What::Frame(_) | What::Splat(_) | What::Int(_) => Class::Uniform,
             What::Count { .. } => Class::Shared,
-            What::Prim(_) => args.iter().map(|a| self.classes[*a as usize]).max().unwrap_or(Class::Uniform),
+            What::Prim(_) => args.iter().map(|a| self.class(*a)).max().unwrap_or(Class::Uniform),
             _ => Class::Varying,
         };
-        self.classes.push(class);
-        self.nodes.push(Node { what, dtype, args: args.into() });
+        self.nodes.push(Node { what, args, dtype, class });
         self.nodes.len() as NodeId - 1
+    }
+
+    /// True if a user of a value runs in the loop; past the last node there is the next iteration.
+    pub fn varies(&self, user: NodeId) -> bool {
+        self.nodes.get(user as usize).is_none_or(|node| node.class != Class::Uniform)
+    }
+
+    /// How often a node's value changes.
+    #[inline]
+    pub fn class(&self, node: NodeId) -> Class {
+        self.nodes[node as usize].class
     }
 
     pub fn constant(&mut self, literal: Literal) -> NodeId {
         self.push(What::Const(literal), literal.dtype(), &[])
+    }
+
+    /// The rare program that does what this one does; it is added if there is none yet.
+    pub fn rare_program(&mut self, program: Program) -> usize {
+        let same = |known: &Program| known.nodes == program.nodes && known.places == program.places;
+        self.rare_programs.iter().position(same).unwrap_or_else(|| {
+            self.rare_programs.push(program);
+            self.rare_programs.len() - 1
+        })
     }
 
     pub fn place(&mut self, place: Place) -> PlaceId {
@@ -190,8 +247,8 @@ impl Program {
             let id = match &data.inst {
                 Inst::Arg(n) => args[*n as usize],
                 Inst::Prim(prim, operands) => {
-                    let operands: SmallVec<[NodeId; 3]> = operands.iter().map(|v| map[v.index()]).collect();
-                    self.push(What::Prim(*prim), data.dtype, &operands)
+                    let operands = Args::new(operands.len(), |i| map[operands[i].index()]);
+                    self.push_args(What::Prim(*prim), data.dtype, operands)
                 }
                 Inst::Const(literal) => self.constant(*literal),
                 // Reducers are made of these only.
@@ -210,47 +267,48 @@ impl Program {
                 self.lanes = self.lanes.min(self.most_lanes);
             }
         }
-        self.use_starts = vec![0; self.nodes.len() + 1];
+        let count = self.nodes.len();
+        // First how many uses there are, then where they end; then they are filled in from the last to the first.
+        let mut starts = vec![0u32; count + 1];
         for node in &self.nodes {
-            for a in &node.args {
-                self.use_starts[*a as usize + 1] += 1;
+            for a in &*node.args {
+                starts[*a as usize] += 1;
             }
         }
-        for result in &self.results {
-            self.use_starts[*result as usize + 1] += 1;
+        for a in self.rare.iter().flat_map(|part| &part.inputs).chain(&self.results) {
+            starts[*a as usize] += 1;
         }
-        for part in &self.rare {
-            for a in &part.inputs {
-                self.use_starts[*a as usize + 1] += 1;
+        let mut total = 0;
+        for start in &mut starts {
+            total += *start;
+            *start = total;
+        }
+        self.uses = vec![0; total as usize];
+        self.last_uses = vec![UNUSED; count];
+        let (uses, last_uses) = (&mut self.uses, &mut self.last_uses);
+        let mut add = |value: NodeId, user: NodeId| {
+            let (last, at) = (&mut last_uses[value as usize], &mut starts[value as usize]);
+            if *last == UNUSED {
+                *last = user;
             }
-        }
-        for i in 0..self.nodes.len() {
-            self.use_starts[i + 1] += self.use_starts[i];
-        }
-        let mut fill: Vec<u32> = self.use_starts[..self.nodes.len()].to_vec();
-        self.uses = vec![0; self.use_starts[self.nodes.len()] as usize];
-        self.last_uses = vec![UNUSED; self.nodes.len()];
-        let mut rare = self.rare.iter().peekable();
-        let last_uses = &mut self.last_uses;
-        let mut add = |uses: &mut Vec<NodeId>, value: NodeId, user: NodeId| {
-            last_uses[value as usize] = user;
-            let at = &mut fill[value as usize];
+            *at -= 1;
             uses[*at as usize] = user;
-            *at += 1;
         };
-        for (i, node) in self.nodes.iter().enumerate() {
-            while let Some(part) = rare.next_if(|part| part.at as usize == i) {
+        for result in &self.results {
+            add(*result, count as NodeId);
+        }
+        let mut parts = self.rare.iter().rev().peekable();
+        for (i, node) in self.nodes.iter().enumerate().rev() {
+            for a in &*node.args {
+                add(*a, i as NodeId);
+            }
+            while let Some(part) = parts.next_if(|part| part.at as usize == i) {
                 for a in &part.inputs {
-                    add(&mut self.uses, *a, part.at);
+                    add(*a, part.at);
                 }
             }
-            for a in &node.args {
-                add(&mut self.uses, *a, i as NodeId);
-            }
         }
-        for result in &self.results {
-            add(&mut self.uses, *result, self.nodes.len() as NodeId);
-        }
+        self.use_starts = starts;
     }
 
     /// Which sizes of elements, 1, 2, 4 and 8 bytes, need a mask of the lanes that exist if masks are vectors: those of
@@ -271,35 +329,32 @@ impl Program {
 
     /// The size of the widest dtype that uniform nodes have.
     pub fn widest_uniform(&self) -> usize {
-        let uniform = self.nodes.iter().zip(&self.classes).filter(|(_, class)| **class == Class::Uniform);
-        uniform.map(|(node, _)| node.dtype.size()).max().unwrap_or(1)
+        let uniform = self.nodes.iter().filter(|node| node.class == Class::Uniform);
+        uniform.map(|node| node.dtype.size()).max().unwrap_or(1)
     }
 
     /// How many nodes run for each element.
     pub fn varying(&self) -> usize {
-        self.classes.iter().filter(|c| **c != Class::Uniform).count()
+        self.nodes.iter().filter(|node| node.class != Class::Uniform).count()
     }
 
     /// True if divisions and square roots are what its time goes by: the unit that computes them takes twice as long for
     /// vectors twice as long, which get in each other's way besides.
     pub fn waits_for_divider(&self) -> bool {
-        let varying = self.nodes.iter().zip(&self.classes).filter(|(_, class)| **class != Class::Uniform);
-        let is_slow = |node: &Node| {
+        let varying = self.nodes.iter().filter(|node| node.class != Class::Uniform);
+        let is_slow = |node: &&Node| {
             matches!(node.what, What::Prim(Prim::Div | Prim::Sqrt)) && matches!(node.dtype, DType::F32 | DType::F64)
         };
-        8 * varying.filter(|(node, _)| is_slow(node)).count() >= self.varying().max(1)
+        8 * varying.filter(is_slow).count() >= self.varying().max(1)
     }
 
     /// The size of the widest dtype that varies.
     pub fn widest(&self) -> usize {
         let mut widest = 1;
-        for (node, class) in self.nodes.iter().zip(&self.classes) {
-            if *class == Class::Uniform {
-                continue;
-            }
+        for node in self.nodes.iter().filter(|node| node.class != Class::Uniform) {
             widest = widest.max(node.dtype.size());
             // A cast reads its operand, a comparison its two, even if they are uniform.
-            for a in &node.args {
+            for a in &*node.args {
                 widest = widest.max(self.nodes[*a as usize].dtype.size());
             }
         }
@@ -324,7 +379,7 @@ impl Program {
             let mask = isa == Isa::Avx512 && node.dtype == DType::Bool;
             // Carried values have registers of their own, which the values that replace them take.
             let carried = matches!(node.what, What::Carried(_)) || self.results.contains(&(i as NodeId));
-            if self.classes[i] != Class::Uniform
+            if node.class != Class::Uniform
                 && !mask
                 && !carried
                 && let Some(last) = self.last_use(i as NodeId)

@@ -42,8 +42,7 @@ const BLEND: u8 = 0xd8;
 impl Program {
     /// A division of a value that varies by one that does not, if it is worth more than the divider's instruction.
     pub fn divide(&mut self, isa: Isa, dtype: DType, x: NodeId, divisor: NodeId) -> NodeId {
-        let class = |node: NodeId| self.classes[node as usize];
-        let is_by_same = class(x) == Class::Varying && class(divisor) == Class::Uniform;
+        let is_by_same = self.class(x) == Class::Varying && self.class(divisor) == Class::Uniform;
         if isa != Isa::Avx512 || !matches!(dtype, DType::F32 | DType::F64) || !is_by_same {
             return self.push(What::Prim(Prim::Div), dtype, &[x, divisor]);
         }

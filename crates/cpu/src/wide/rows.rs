@@ -2,7 +2,7 @@
 
 use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, Shift};
 use super::body::Body;
-use super::program::{Base, Node, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
+use super::program::{Args, Base, Node, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
 use super::{Gen, across, asm::Isa, call_offset, fold};
 use crate::clif::{OperandAt, operands_of, stage_is_empty};
 use numfuse_core::dtype::DType;
@@ -306,18 +306,33 @@ pub(super) struct StageProgram {
     bases: usize,
     /// Column kernels: where the results of reductions are, for the last stage.
     pub reduced: Vec<PlaceId>,
+    /// For each value of the kernel [`Known::Nowhere`], but while rare work is taken out.
+    rare_nodes: Vec<Known>,
+}
+
+/// What is known of a value in rare work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Nowhere,
+    /// It is going to be computed.
+    Later,
+    As(NodeId),
 }
 
 impl StageProgram {
     pub fn new(g: &Gen<'_>, stage: usize, straight: bool) -> StageProgram {
+        let mut program = if straight { Program::straight(1) } else { Program::default() };
+        // About as many nodes as the stage has instructions, and constants of others.
+        program.nodes.reserve(g.kernel.stages[stage].values().len() * 5 / 4 + 16);
         StageProgram {
-            program: if straight { Program::straight(1) } else { Program::default() },
+            program,
             stage,
             across: None,
             nodes: vec![None; g.kernel.insts.len()],
             places: FxHashMap::default(),
             bases: 0,
             reduced: Vec::new(),
+            rare_nodes: Vec::new(),
         }
     }
 
@@ -465,10 +480,10 @@ impl StageProgram {
                 return;
             }
             Inst::Prim(prim, args) => {
-                let args: SmallVec<[NodeId; 3]> = args.iter().map(|a| self.node(g, *a)).collect();
+                let args = Args::new(args.len(), |i| self.node(g, args[i]));
                 match prim {
                     Prim::Div => self.program.divide(g.a.isa, dtype, args[0], args[1]),
-                    _ => self.program.push(What::Prim(*prim), dtype, &args),
+                    _ => self.program.push_args(What::Prim(*prim), dtype, args),
                 }
             }
             Inst::Load(n) => {
@@ -560,80 +575,87 @@ impl StageProgram {
     fn add_rare(&mut self, g: &mut Gen<'_>, rare: &Rare) {
         let kernel = g.kernel;
         let condition = self.node(g, rare.condition);
-        if self.program.classes[condition as usize] != super::program::Class::Varying {
+        if self.program.class(condition) != super::program::Class::Varying {
             for v in rare.needed.iter().chain(&rare.selects) {
                 self.add_inst(g, *v);
             }
             return;
         }
         let mut part = Program::default();
+        part.nodes.reserve(rare.needed.len() * 3 / 2 + 16);
         let mut inputs: Vec<NodeId> = Vec::new();
-        let mut map: Vec<Option<NodeId>> = vec![None; kernel.insts.len()];
-        let mut inside = vec![false; kernel.insts.len()];
+        // The nodes that values have in the part. Those that it computes have none yet.
+        let mut nodes = std::mem::take(&mut self.rare_nodes);
+        nodes.resize(kernel.insts.len(), Known::Nowhere);
         for v in &rare.needed {
-            inside[v.index()] = true;
+            nodes[v.index()] = Known::Later;
         }
-        let mut otherwise = SmallVec::new();
-        let mut outside: Vec<Value> = vec![rare.condition];
-        for select in &rare.selects {
-            outside.extend(operands_of(kernel.inst(*select)).get(2));
+        let mut outside: Vec<Value> = Vec::with_capacity(rare.needed.len());
+        outside.push(rare.condition);
+        for v in rare.selects.iter().chain(&rare.needed) {
+            outside.extend_from_slice(operands_of(kernel.inst(*v)));
         }
-        for v in &rare.needed {
-            outside.extend(operands_of(kernel.inst(*v)).iter().filter(|a| !inside[a.index()]));
-        }
-        for v in outside {
-            if map[v.index()].is_some() {
-                continue;
+        outside.retain(|v| {
+            if nodes[v.index()] != Known::Nowhere {
+                return false;
             }
-            let dtype = kernel.dtype(v);
-            let node = match kernel.inst(v) {
+            let dtype = kernel.dtype(*v);
+            let node = match kernel.inst(*v) {
                 Inst::Const(literal) => part.constant(*literal),
                 _ => {
-                    inputs.push(self.node(g, v));
+                    inputs.push(self.node(g, *v));
                     // Where it is is settled when the code is emitted.
                     let place = part.place(Place { base: Base::Stack(Slot(0)), step: Step::Unit, dtype });
                     part.push(What::Load(place), dtype, &[])
                 }
             };
-            map[v.index()] = Some(node);
-        }
-        let lookup = |map: &[Option<NodeId>], v: Value| map[v.index()].unwrap_or(0);
-        let mut results = Vec::new();
+            nodes[v.index()] = Known::As(node);
+            true
+        });
+        let lookup = |nodes: &[Known], v: Value| match nodes[v.index()] {
+            Known::As(node) => node,
+            Known::Nowhere | Known::Later => 0,
+        };
         for v in rare.needed.iter().chain(&rare.selects) {
             if let Inst::Prim(prim, args) = kernel.inst(*v) {
-                let args: SmallVec<[NodeId; 3]> = args.iter().map(|a| lookup(&map, *a)).collect();
-                let node = part.push(What::Prim(*prim), kernel.dtype(*v), &args);
-                map[v.index()] = Some(node);
+                let args = Args::new(args.len(), |i| lookup(&nodes, args[i]));
+                nodes[v.index()] = Known::As(part.push_args(What::Prim(*prim), kernel.dtype(*v), args));
             }
         }
-        for select in &rare.selects {
-            let dtype = kernel.dtype(*select);
-            let place = part.place(Place { base: Base::Stack(Slot(0)), step: Step::Unit, dtype });
-            results.push((place, lookup(&map, *select), dtype));
+        let places: SmallVec<[PlaceId; 2]> = rare
+            .selects
+            .iter()
+            .map(|v| part.place(Place { base: Base::Stack(Slot(0)), step: Step::Unit, dtype: kernel.dtype(*v) }))
+            .collect();
+        for (select, place) in rare.selects.iter().zip(places) {
+            part.push(What::Store(place), kernel.dtype(*select), &[lookup(&nodes, *select)]);
         }
-        for (place, node, dtype) in results {
-            part.push(What::Store(place), dtype, &[node]);
+        for v in outside.iter().chain(&rare.needed).chain(&rare.selects) {
+            nodes[v.index()] = Known::Nowhere;
         }
+        self.rare_nodes = nodes;
+        let mut otherwise = SmallVec::new();
         for select in &rare.selects {
             if let Some(other) = operands_of(kernel.inst(*select)).get(2) {
                 otherwise.push(self.node(g, *other));
             }
         }
+        let program = self.program.rare_program(part);
         let at = self.program.nodes.len() as NodeId;
         for select in &rare.selects {
             let node = self.program.push(What::Rare, kernel.dtype(*select), &[]);
             self.nodes[select.index()] = Some(node);
         }
-        self.program.rare.push(RarePart { at, otherwise, condition, inputs, program: part });
+        self.program.rare.push(RarePart { at, otherwise, condition, inputs, program });
     }
 
     /// The program, ready to be emitted.
     pub fn finish(mut self, g: &mut Gen<'_>) -> Program {
         self.program.finish(g.a.isa);
         let lanes = self.program.lanes;
-        for part in &mut self.program.rare {
-            part.program.most_lanes = lanes;
-            part.program.finish(g.a.isa);
+        for rare in &mut self.program.rare_programs {
+            rare.most_lanes = lanes;
+            rare.finish(g.a.isa);
         }
         self.program
     }
