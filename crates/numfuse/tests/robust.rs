@@ -4,7 +4,7 @@
 
 use ndarray::Array2;
 use numfuse::{
-    Array, ArrayRef, Axis, Backend, CancelToken, Code, DType, Engine, Env, Expr, Limits, evaluate, lazy, vars,
+    Array, ArrayRef, Axis, Backend, CancelToken, Code, DType, Engine, Env, Expr, Limits, Tier, evaluate, lazy, vars,
 };
 use std::fmt::Write;
 use std::sync::Arc;
@@ -23,6 +23,21 @@ fn three_hundred_inputs_and_constants_work() {
     }
     let want: Vec<f64> = (0..3).map(|j| (0..300).fold(0.0, |sum, i| sum + (i as f64 + 0.5) * arrays[i][j])).collect();
     assert_eq!(evaluate(&text, &env).unwrap().as_slice::<f64>().unwrap(), want);
+}
+
+#[test]
+fn hundreds_of_elementary_functions_become_machine_code() {
+    let text = |function: &str| (0..300).map(|i| format!("{function}(x*{i}.5)")).collect::<Vec<_>>().join(" + ");
+    let x = [0.1, 1e15, -2.5];
+    let interp = Engine::builder().backend(Backend::Interp).build().unwrap();
+    let tiers = [Tier::Avx512, Tier::Avx2].into_iter().filter(|tier| tier.is_on_host());
+    for (tier, function) in tiers.flat_map(|tier| ["sin", "exp"].map(|function| (tier, function))) {
+        let jit = Engine::builder().backend(Backend::Jit).tier(tier).build().unwrap();
+        let [compiled, interpreted] =
+            [jit, interp.clone()].map(|engine| engine.evaluate(&text(function), &vars! { x }).unwrap());
+        let bits = |array: &Array| array.as_slice::<f64>().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<u64>>();
+        assert_eq!(bits(&compiled), bits(&interpreted), "{tier:?} {function}");
+    }
 }
 
 #[test]

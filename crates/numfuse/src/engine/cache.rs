@@ -81,9 +81,11 @@ impl CodeCache {
             Err(error @ (numfuse_cpu::Error::Host(_) | numfuse_cpu::Error::CodeMemory(_)))
                 if self.backend == Backend::Auto =>
             {
-                if !self.refused.swap(true, Ordering::Relaxed) {
-                    warn(&error);
+                // A kernel that is too much for the code generators says nothing of others.
+                if matches!(error, numfuse_cpu::Error::CodeMemory(_)) {
+                    self.refused.store(true, Ordering::Relaxed);
                 }
+                warn(&error);
                 Ok(Tier::Interpreted(Arc::new(kernel.clone())))
             }
             Err(error) => Err(cpu_error(error)),
