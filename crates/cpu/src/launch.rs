@@ -343,19 +343,19 @@ impl Compiled {
     /// As [`Compiled::run`]; the form is that of the launch, and there is a pointer for each of its operands.
     #[inline]
     unsafe fn run_direct(&self, form: &Form, direct: &Direct, pointers: &[*mut u8], params: &[u64]) {
-        let mut places = [OperandAt { pointer: std::ptr::null_mut(), row: 0, inner: 0 }; DIRECT_OPERANDS];
+        let mut places = [const { MaybeUninit::<OperandAt>::uninit() }; DIRECT_OPERANDS];
         for ((place, pointer), (row, inner)) in places.iter_mut().zip(pointers).zip(&direct.strides) {
-            *place = OperandAt { pointer: *pointer, row: *row, inner: *inner };
+            place.write(OperandAt { pointer: *pointer, row: *row, inner: *inner });
         }
         let inline = Inline::new([const { MaybeUninit::uninit() }; INLINE_WORDS]);
-        let call = Call {
-            operands: places.as_ptr(),
-            rows: form.rows,
-            end: form.inner,
-            last: phases(self),
-            ..direct.room.call(inline.get().cast(), params, form.inner)
-        };
-        // SAFETY: the call is for all rows and inner elements of the launch; the room fits the inline words.
+        // Changed in place: a copy of what has just been written in smaller pieces takes longer than all of the rest.
+        let mut call = direct.room.call(inline.get().cast(), params, form.inner);
+        call.operands = places.as_ptr().cast();
+        call.rows = form.rows;
+        call.end = form.inner;
+        call.last = phases(self);
+        // SAFETY: the call is for all rows and inner elements of the launch, with a place for each operand; the room fits the
+        // inline words.
         unsafe { invoke(&self.code, &call) };
     }
 
@@ -665,17 +665,16 @@ impl Room {
     }
 
     /// A call that uses the memory at `start`, as much as this needs, and nothing else.
+    #[inline]
     fn call(&self, start: *mut u8, params: &[u64], len: usize) -> Call {
         let states = start.wrapping_add(8 * self.frame_words);
-        let scratch = states.wrapping_add(8 * self.states * self.state_words);
-        Call {
-            frame: start.cast(),
-            scratch,
-            scratch_len: self.scratch_len,
-            states,
-            state_stride: STATE_WORD * self.state_words,
-            ..Workspace::empty(params, len)
-        }
+        let mut call = Workspace::empty(params, len);
+        call.frame = start.cast();
+        call.scratch = states.wrapping_add(8 * self.states * self.state_words);
+        call.scratch_len = self.scratch_len;
+        call.states = states;
+        call.state_stride = STATE_WORD * self.state_words;
+        call
     }
 }
 
@@ -694,6 +693,7 @@ impl Workspace {
     }
 
     /// A call that uses nothing but parameters.
+    #[inline]
     fn empty(params: &[u64], len: usize) -> Call {
         Call {
             operands: std::ptr::null(),
@@ -762,6 +762,7 @@ const FLOAT_CONTROL: (u64, u64) = (0, 0x07f7_9f00);
 
 impl FloatEnvironment {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[inline]
     fn enter() -> FloatEnvironment {
         let host = float_control();
         let (default, mask) = FLOAT_CONTROL;
@@ -788,6 +789,7 @@ impl Drop for FloatEnvironment {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 fn float_control() -> u64 {
     let mut word = 0u32;
     // SAFETY: stores the control word to a local.

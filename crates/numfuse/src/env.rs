@@ -29,20 +29,26 @@ impl<'a> Env<'a> {
         Env::default()
     }
 
-    /// Binds names to arrays: what [`vars!`](crate::vars) expands to.
+    /// Binds names to arrays.
     #[inline]
     pub fn of<const N: usize>(vars: [(&'a str, ArrayRef<'a>); N]) -> Env<'a> {
-        // Names that are written in a program are compared while it is compiled.
-        if (1..N).all(|i| vars[..i].iter().all(|(name, _)| *name != vars[i].0)) {
-            let mut env = Env::new();
-            for (name, array) in vars {
-                env.vars.push((Cow::Borrowed(name), array));
-            }
-            return env;
-        }
         let mut env = Env::new();
         for (name, array) in vars {
             env.bind(Cow::Borrowed(name), array);
+        }
+        env
+    }
+
+    /// What [`vars!`](crate::vars) expands to: each array is made where the environment has it.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn of_list(vars: impl Vars<'a>) -> Env<'a> {
+        let mut env = Env::new();
+        // Names that are written in a program are compared while it is compiled.
+        if vars.is_distinct() {
+            vars.push_to(&mut env);
+        } else {
+            vars.bind_in(&mut env);
         }
         env
     }
@@ -83,9 +89,70 @@ impl<'a> Env<'a> {
     #[inline]
     pub(crate) fn get_near(&self, at: usize, name: &str) -> Option<&ArrayRef<'a>> {
         match self.vars.get(at) {
-            Some((n, array)) if n == name => Some(array),
+            Some((n, array)) if is_same(n, name) => Some(array),
             _ => self.get(name),
         }
+    }
+}
+
+/// True if two names are equal: without a call, since most have few letters.
+#[inline]
+fn is_same(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| a == b)
+}
+
+/// Names with their arrays, as `("a", a, ("b", b, ()))`: a list that the compiler takes apart.
+#[doc(hidden)]
+pub trait Vars<'a> {
+    /// True if a name is one of these.
+    fn has(&self, name: &str) -> bool;
+    /// True if no two names are the same.
+    fn is_distinct(&self) -> bool;
+    /// Adds them, in order; they are distinct.
+    fn push_to(self, env: &mut Env<'a>);
+    /// Binds them, in order.
+    fn bind_in(self, env: &mut Env<'a>);
+}
+
+impl<'a> Vars<'a> for () {
+    #[inline(always)]
+    fn has(&self, _: &str) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_distinct(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn push_to(self, _: &mut Env<'a>) {}
+
+    #[inline(always)]
+    fn bind_in(self, _: &mut Env<'a>) {}
+}
+
+impl<'a, R: Vars<'a>> Vars<'a> for (&'static str, ArrayRef<'a>, R) {
+    #[inline(always)]
+    fn has(&self, name: &str) -> bool {
+        self.0 == name || self.2.has(name)
+    }
+
+    #[inline(always)]
+    fn is_distinct(&self) -> bool {
+        !self.2.has(self.0) && self.2.is_distinct()
+    }
+
+    #[inline(always)]
+    fn push_to(self, env: &mut Env<'a>) {
+        env.vars.push((Cow::Borrowed(self.0), self.1));
+        self.2.push_to(env);
+    }
+
+    #[inline]
+    fn bind_in(self, env: &mut Env<'a>) {
+        env.bind(Cow::Borrowed(self.0), self.1);
+        self.2.bind_in(env);
     }
 }
 
@@ -108,10 +175,15 @@ impl<'a> Env<'a> {
 #[macro_export]
 macro_rules! vars {
     ($($name:ident $(: $value:expr)?),* $(,)?) => {
-        $crate::Env::of([$((
+        $crate::Env::of_list($crate::vars!(@list $([$name $(: $value)?])*))
+    };
+    (@list) => { () };
+    (@list [$name:ident $(: $value:expr)?] $($rest:tt)*) => {
+        (
             ::core::stringify!($name),
             $crate::AsArrayRef::as_array_ref($crate::vars!(@value $name $(: $value)?)),
-        )),*])
+            $crate::vars!(@list $($rest)*),
+        )
     };
     (@value $name:ident) => { &$name };
     (@value $name:ident : $value:expr) => { &$value };

@@ -156,6 +156,7 @@ pub(crate) fn span(first: usize, place: &Strided, dtype: DType) -> Option<std::o
 }
 
 /// True if two ranges of addresses share one.
+#[inline]
 pub(crate) fn overlap(a: &Option<std::ops::Range<usize>>, b: &Option<std::ops::Range<usize>>) -> bool {
     matches!((a, b), (Some(a), Some(b)) if a.start < b.end && b.start < a.end)
 }

@@ -195,11 +195,13 @@ impl<'a> ArrayRef<'a> {
     }
 
     /// The element type.
+    #[inline]
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
     /// The sizes, outermost first.
+    #[inline]
     pub fn shape(&self) -> &[u64] {
         &self.place.shape
     }
@@ -220,6 +222,7 @@ impl<'a> ArrayRef<'a> {
     }
 
     /// True for a plain number, whose dtype gives way to that of any array.
+    #[inline]
     pub fn is_weak(&self) -> bool {
         matches!(self.data, Data::Scalar { weak: true, .. })
     }
@@ -367,6 +370,7 @@ impl<'a> ArrayRef<'a> {
     }
 
     /// The first element, wherever it is; to be read, unless it is on a device, as long as this is borrowed.
+    #[inline]
     fn first(&self) -> *const u8 {
         match &self.data {
             Data::Memory(first) => *first,

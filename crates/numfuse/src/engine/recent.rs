@@ -2,7 +2,8 @@
 //! child, for one that is not there.
 
 use arc_swap::{ArcSwap, Guard};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The last few things of a kind, the newest first. They are never changed.
 pub(crate) struct Recent<T>(ArcSwap<Vec<T>>);
@@ -28,6 +29,34 @@ impl<T: Clone> Recent<T> {
     }
 }
 
+/// The first thing of a kind that was made: kept, and read without any count of its users.
+pub(crate) struct First<T> {
+    /// Set before the item is, so that only one thread ever sets that, and no other one waits for it: in a forked child
+    /// there is no such thread.
+    is_claimed: AtomicBool,
+    item: OnceLock<T>,
+}
+
+impl<T> First<T> {
+    /// Nothing yet.
+    pub fn new() -> First<T> {
+        First { is_claimed: AtomicBool::new(false), item: OnceLock::new() }
+    }
+
+    /// The first thing, if there is one.
+    #[inline]
+    pub fn get(&self) -> Option<&T> {
+        self.item.get()
+    }
+
+    /// Keeps a thing if there was none before.
+    pub fn offer(&self, item: T) {
+        if !self.is_claimed.swap(true, Ordering::Relaxed) {
+            let _ = self.item.set(item);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +68,14 @@ mod tests {
             recent.add(n, 3);
         }
         assert_eq!(**recent.get(), [4, 3, 2]);
+    }
+
+    #[test]
+    fn the_first_stays() {
+        let first = First::new();
+        assert_eq!(first.get(), None);
+        (0..3).for_each(|n| first.offer(n));
+        assert_eq!(first.get(), Some(&0));
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) fn run_into_here(
     flag: &Flag<'_>,
 ) -> Result<()> {
     let into = |call: &Call, fit: Fit<'_, '_>| match fit.overlap() {
-        Overlap::Apart | Overlap::InPlace => steps(shared, call, fit, flag).map(|_| true),
+        Overlap::Apart | Overlap::InPlace => steps_into(shared, call, fit, flag).map(|()| true),
         Overlap::Inputs => Ok(false),
         Overlap::Outputs => {
             let error = Diagnostic::new(Code::Output, "two outputs share memory");
@@ -101,7 +101,7 @@ fn run_with_copies(
         .map(|(input, copy)| copy.as_ref().map_or_else(|| (*input).clone(), AsArrayRef::as_array_ref))
         .collect();
     let inputs: SmallVec<[&ArrayRef<'_>; 8]> = views.iter().collect();
-    program.with_call(shared, &inputs, Some(outputs), |call, fit| steps(shared, call, fit, flag).map(|_| ()))
+    program.with_call(shared, &inputs, Some(outputs), |call, fit| steps_into(shared, call, fit, flag))
 }
 
 /// Runs the steps of a call.
@@ -110,6 +110,15 @@ pub(super) fn steps(shared: &Shared, call: &Call, fit: Fit<'_, '_>, flag: &Flag<
     let options = RunOptions { threads: shared.threads, cancel: flag.get() };
     let go_on = || !flag.is_set();
     let ran = if shared.device.is_cpu() { fit.run(&options, go_on) } else { fit.run_on_device(go_on) };
+    ran.map_err(|ended| why(call, ended, flag))
+}
+
+/// Runs the steps of a call into its outputs.
+#[inline]
+fn steps_into(shared: &Shared, call: &Call, fit: Fit<'_, '_>, flag: &Flag<'_>) -> Result<()> {
+    let options = RunOptions { threads: shared.threads, cancel: flag.get() };
+    let go_on = || !flag.is_set();
+    let ran = if shared.device.is_cpu() { fit.run_into(&options, go_on) } else { fit.run_on_device(go_on).map(|_| ()) };
     ran.map_err(|ended| why(call, ended, flag))
 }
 

@@ -362,15 +362,20 @@ impl Steps {
 
     /// These steps on arrays, if they have the dtypes and places that the steps were bound to. Without outputs the
     /// results are new arrays.
-    #[inline]
+    #[inline(always)]
     pub fn fit<'c, 'o>(
         &'c self,
         inputs: &'c [&'c ArrayRef<'c>],
         outputs: Option<&'c mut [ArrayMut<'o>]>,
     ) -> Option<Fit<'c, 'o>> {
-        let fits = self.inputs.len() == inputs.len()
+        self.fits(inputs, outputs.as_deref()).then_some(Fit { steps: self, inputs, outputs })
+    }
+
+    #[inline]
+    fn fits(&self, inputs: &[&ArrayRef<'_>], outputs: Option<&[ArrayMut<'_>]>) -> bool {
+        self.inputs.len() == inputs.len()
             && self.inputs.iter().zip(inputs).all(|(binding, input)| binding.fits(input.dtype, &input.place))
-            && match &outputs {
+            && match outputs {
                 None => self.new_arrays,
                 Some(outputs) => {
                     self.outputs.len() == outputs.len()
@@ -384,9 +389,8 @@ impl Steps {
             }
             && match &self.device {
                 None => inputs.iter().all(|input| !matches!(input.data, Data::Device(..))),
-                Some(device) => device.fits(inputs, outputs.as_deref()),
-            };
-        fits.then_some(Fit { steps: self, inputs, outputs })
+                Some(device) => device.fits(inputs, outputs),
+            }
     }
 }
 
@@ -519,14 +523,15 @@ impl Fit<'_, '_> {
     /// outputs overlap nothing, or inputs only in place, is up to the caller.
     #[inline]
     pub fn run(mut self, options: &RunOptions<'_>, go_on: impl Fn() -> bool) -> Result<SmallVec<[Array; 1]>, Ended> {
+        if self.outputs.is_some() {
+            return self.run_into(options, go_on).map(|()| SmallVec::new());
+        }
         let steps = self.steps;
         let mut results: SmallVec<[Memory; 1]> = SmallVec::new();
-        if self.outputs.is_none() {
-            for output in &steps.outputs {
-                results.push(Memory::uninit(output.high as usize)?);
-            }
+        for output in &steps.outputs {
+            results.push(Memory::uninit(output.high as usize)?);
         }
-        let arena = if steps.arena_bytes > 0 { Some(Memory::uninit(steps.arena_bytes)?) } else { None };
+        let arena = self.arena()?;
         let first = |slot: Slot| match (self.given(slot), slot) {
             (Some(first), _) => first,
             (None, Slot::Temp { offset, .. }) => in_arena(&arena, offset),
@@ -539,6 +544,34 @@ impl Fit<'_, '_> {
         }
         self.copy_outputs(&mut arrays)?;
         Ok(arrays)
+    }
+
+    /// As [`Fit::run`], into outputs that were given.
+    #[inline]
+    pub fn run_into(mut self, options: &RunOptions<'_>, go_on: impl Fn() -> bool) -> Result<(), Ended> {
+        if self.outputs.is_none() {
+            return Err(broken("a run into outputs that are not there").into());
+        }
+        let arena = self.arena()?;
+        let first = |slot: Slot| match (self.given(slot), slot) {
+            (Some(first), _) => first,
+            (None, Slot::Temp { offset, .. }) => in_arena(&arena, offset),
+            (None, Slot::Output(_) | Slot::Input(_)) => unreachable!("all outputs are given"),
+        };
+        self.steps.execute(first, options, go_on)?;
+        if !self.steps.copies.is_empty() {
+            self.copy_outputs(&mut [])?;
+        }
+        Ok(())
+    }
+
+    /// Memory for the temporaries.
+    #[inline]
+    fn arena(&self) -> Result<Option<Memory>> {
+        match self.steps.arena_bytes {
+            0 => Ok(None),
+            bytes => Memory::uninit(bytes).map(Some),
+        }
     }
 
     /// Makes those outputs, or new arrays, that are copies of others.
