@@ -5,43 +5,64 @@
 //! ```
 
 use divan::{Bencher, black_box};
-use numfuse::{Array, DType, Engine, Kernel, vars};
+use numfuse::{Array, ArrayRef, DType, Engine, Kernel, vars};
 use rayon::prelude::*;
 
 fn main() {
     divan::main();
 }
 
-/// Ten operations.
-const TEN: &str = "exp(-(a - b)**2 / 2) * sin(a) + sqrt(abs(b)) * 3 - 1";
+/// Texts that were never seen before, of ten operations with two elementary functions, and of a hundred with ten.
+mod fresh {
+    use super::*;
 
-/// From a text that was never seen to a result: parse, plan, machine code, run on one element.
-#[divan::bench]
-fn fresh_text_to_result(bencher: Bencher<'_, '_>) {
-    let engine = Engine::builder().threads(1).build().unwrap();
-    let (a, b) = ([1.0], [2.0]);
-    bencher.with_inputs(|| engine.clear()).bench_local_values(|()| engine.evaluate(TEN, &vars! { a, b }).unwrap());
-}
+    fn text(operations: usize) -> String {
+        if operations == 10 {
+            return "exp(-(a - b)**2 / 2) * sin(a) + sqrt(abs(b)) * 3 - 1".to_owned();
+        }
+        let term = |i: usize| {
+            let function = ["exp", "sin", "log", "cos", "tanh"][i % 5];
+            format!("{function}(a*{}.5 + b) * (c - {i}) + (a*b - c)*(b + {i}.25)", i + 1)
+        };
+        (0..10).map(term).collect::<Vec<_>>().join(" + ")
+    }
 
-/// The same with a hundred operations, ten of them elementary functions.
-#[divan::bench]
-fn fresh_long_text_to_result(bencher: Bencher<'_, '_>) {
-    let term = |i: usize| {
-        let function = ["exp", "sin", "log", "cos", "tanh"][i % 5];
-        format!("{function}(a*{}.5 + b) * (c - {i}) + (a*b - c)*(b + {i}.25)", i + 1)
-    };
-    let text = (0..10).map(term).collect::<Vec<_>>().join(" + ");
-    let engine = Engine::builder().threads(1).build().unwrap();
-    let (a, b, c) = ([1.0], [2.0], [3.0]);
-    bencher.with_inputs(|| engine.clear()).bench_local_values(|()| engine.evaluate(&text, &vars! { a, b, c }).unwrap());
-}
+    fn engine() -> Engine {
+        Engine::builder().threads(1).build().unwrap()
+    }
 
-/// The part of it before machine code: parse, type, simplify, fuse, lower.
-#[divan::bench]
-fn fresh_text_to_plan(bencher: Bencher<'_, '_>) {
-    let engine = Engine::builder().threads(1).build().unwrap();
-    let (a, b) = ([1.0], [2.0]);
-    bencher.with_inputs(|| engine.clear()).bench_local_values(|()| engine.prepare(TEN, &vars! { a, b }).unwrap());
+    /// Parse, type, simplify, fuse, lower.
+    #[divan::bench(args = [10, 100])]
+    fn text_to_plan(bencher: Bencher<'_, '_>, operations: usize) {
+        let (engine, text) = (engine(), text(operations));
+        let (a, b, c) = ([1.0], [2.0], [3.0]);
+        bencher
+            .with_inputs(|| engine.clear())
+            .bench_local_values(|()| engine.prepare(&text, &vars! { a, b, c }).unwrap());
+    }
+
+    /// The same, and machine code, and the sizes of a call: all but the run.
+    #[divan::bench(args = [10, 100])]
+    fn text_to_callable(bencher: Bencher<'_, '_>, operations: usize) {
+        let (engine, text) = (engine(), text(operations));
+        let (a, b, c) = ([1.0], [2.0], [3.0]);
+        let inputs = [&a, &b, &c].map(|x| Some(ArrayRef::from_slice(x)));
+        bencher.with_inputs(|| engine.clear()).bench_local_values(|()| {
+            let function = engine.function(&text).unwrap();
+            let call = function.bind(&inputs).unwrap();
+            black_box(call.estimate())
+        });
+    }
+
+    /// The same, and a run on one element.
+    #[divan::bench(args = [10, 100])]
+    fn text_to_result(bencher: Bencher<'_, '_>, operations: usize) {
+        let (engine, text) = (engine(), text(operations));
+        let (a, b, c) = ([1.0], [2.0], [3.0]);
+        bencher
+            .with_inputs(|| engine.clear())
+            .bench_local_values(|()| engine.evaluate(&text, &vars! { a, b, c }).unwrap());
+    }
 }
 
 mod ten_elements {
