@@ -106,7 +106,7 @@ impl DType {
     /// Bytes per element.
     #[inline]
     pub const fn size(self) -> usize {
-        self.info().size
+        SIZES[self as usize] as usize
     }
 
     /// Bits per element.
@@ -118,7 +118,7 @@ impl DType {
     /// Bool, int, uint or float.
     #[inline]
     pub const fn kind(self) -> Kind {
-        self.info().kind
+        KINDS[self as usize]
     }
 
     /// True for `f32` and `f64`.
@@ -221,6 +221,26 @@ impl fmt::Display for DType {
         f.write_str(self.name())
     }
 }
+
+/// The sizes and kinds of all rows, by dtype: a compiler asks for them all the time.
+const SIZES: [u8; DType::ALL.len()] = {
+    let mut sizes = [0; DType::ALL.len()];
+    let mut i = 0;
+    while i < sizes.len() {
+        sizes[DType::ALL[i] as usize] = DType::ALL[i].info().size as u8;
+        i += 1;
+    }
+    sizes
+};
+const KINDS: [Kind; DType::ALL.len()] = {
+    let mut kinds = [Kind::Bool; DType::ALL.len()];
+    let mut i = 0;
+    while i < kinds.len() {
+        kinds[DType::ALL[i] as usize] = DType::ALL[i].info().kind;
+        i += 1;
+    }
+    kinds
+};
 
 #[cfg(test)]
 mod tests {

@@ -45,6 +45,9 @@ pub fn rare(kernel: &Kernel, stage: usize) -> Vec<Rare> {
     let mut found = Vec::new();
     for group in groups {
         let (condition, first) = group[0];
+        if !group.iter().any(|(_, select)| search.may_need(*select, group.len())) {
+            continue;
+        }
         let mut selects: Vec<Value> = group.iter().map(|(_, select)| *select).collect();
         selects.retain(|s| kernel.inst(*s).operands().iter().all(|a| *a < first));
         if selects.iter().any(|s| search.is_taken(*s)) {
@@ -87,13 +90,24 @@ impl<'k> Search<'k> {
         let uses = vec![Uses::default(); count];
         let mut search =
             Search { kernel, stage: &kernel.stages[stage], uses, round: 0, needed: Vec::with_capacity(LEAST) };
-        let operands = kernel.stages[stage].values().flat_map(|v| kernel.inst(v).operands());
-        for v in operands.chain(kernel.reductions_of(stage).map(|(_, r)| &r.input)) {
-            if let Some(i) = search.place(*v) {
-                search.uses[i].all += 1;
-            }
+        for v in kernel.stages[stage].values() {
+            kernel.inst(v).operands().iter().for_each(|operand| search.count_use(*operand));
         }
+        kernel.reductions_of(stage).for_each(|(_, reduction)| search.count_use(reduction.input));
         search
+    }
+
+    #[inline]
+    fn count_use(&mut self, v: Value) {
+        if let Some(i) = self.place(v) {
+            self.uses[i].all += 1;
+        }
+    }
+
+    /// True unless it is plain that the first operand of a selection is used by others than so many selections.
+    fn may_need(&self, select: Value, selects: usize) -> bool {
+        let rare = self.kernel.inst(select).operands().get(1).and_then(|v| self.place(*v));
+        rare.is_some_and(|i| self.uses[i].all as usize <= selects)
     }
 
     /// The index of a value in its stage; none if it belongs to another.
