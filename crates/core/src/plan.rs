@@ -5,6 +5,8 @@
 //! buffer is written whole. Every size and stride of a call is computed here, checked for overflow, from the sizes
 //! that [`crate::shape::Dims::sizes`] returned.
 
+mod products;
+
 use crate::diagnostic::{Code, Diagnostic};
 use crate::dtype::DType;
 use crate::graph::{Graph, IndexItem, Items};
@@ -14,6 +16,8 @@ use crate::literal::Literal;
 use crate::shape::{DimId, Shape, Slice, checked_count};
 use smallvec::SmallVec;
 use std::fmt::{self, Write};
+
+pub use products::{BoundProduct, FusedKernel, Fusible};
 
 /// At most so many steps run together.
 const TOGETHER: usize = 8;
@@ -99,6 +103,24 @@ pub struct Access {
     pub axes: SmallVec<[u8; 4]>,
 }
 
+impl Access {
+    /// The strides along a domain of so many axes of a buffer that lies like this, and how many bytes its first element
+    /// moves.
+    fn strides(&self, mut place: Strided, rank: usize) -> (SmallVec<[isize; 8]>, isize) {
+        let mut offset = 0isize;
+        for view in &self.views {
+            offset = offset.wrapping_add(place.view(view));
+        }
+        let mut strides: SmallVec<[isize; 8]> = SmallVec::from_elem(0, rank);
+        for ((axis, size), stride) in self.axes.iter().zip(&place.shape).zip(&place.strides) {
+            if *size != 1 {
+                strides[*axis as usize] = *stride;
+            }
+        }
+        (strides, offset)
+    }
+}
+
 /// What a kernel's scalar parameter is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum ParamSource {
@@ -154,6 +176,9 @@ pub struct Step {
     /// over the same domain, read a same array of it, and do not wait for each other. What they read is then read from
     /// memory once, if a back end runs all of them on one part of the domain after the other.
     pub together: Option<usize>,
+    /// The product of matrices that this kernel may be fused into. What is fused is no step of its own then; a back end that
+    /// does not fuse runs the steps as they are.
+    pub fusible: Option<Fusible>,
 }
 
 /// What is to be run for a graph.
@@ -268,34 +293,12 @@ impl Step {
     /// The launch of this step for these sizes (of every dimension of the plan's graph) and these buffers (by
     /// [`BufferId`]). The constraints of the graph have been checked.
     pub fn bind(&self, sizes: &[u64], buffers: &[Strided]) -> Result<Bound, Diagnostic> {
-        let domain: SmallVec<[u64; 4]> = self.domain.iter().map(|d| sizes[d.index()]).collect();
-        checked_count(&domain)?;
-        let group = |axes: &[u8]| -> Sizes { axes.iter().map(|a| domain[*a as usize] as usize).collect() };
-        let mut launch = Launch {
-            outer: group(&self.outer),
-            reduced: group(&self.reduced),
-            inner: group(&self.inner),
-            layouts: Vec::with_capacity(self.operands.len()),
-        };
+        let domain = self.domain_sizes(sizes)?;
+        let mut launch = self.launch(&domain);
         let mut offsets = SmallVec::new();
         for access in &self.operands {
-            let mut place = buffers[access.buffer.index()].clone();
-            let mut offset = 0isize;
-            for view in &access.views {
-                offset = offset.wrapping_add(place.view(view));
-            }
-            let mut along: SmallVec<[isize; 8]> = SmallVec::from_elem(0, domain.len());
-            for ((axis, size), stride) in access.axes.iter().zip(&place.shape).zip(&place.strides) {
-                if *size != 1 {
-                    along[*axis as usize] = *stride;
-                }
-            }
-            let group = |axes: &[u8]| axes.iter().map(|a| along[*a as usize]).collect();
-            launch.layouts.push(Layout {
-                outer: group(&self.outer),
-                reduced: group(&self.reduced),
-                inner: group(&self.inner),
-            });
+            let (strides, offset) = access.strides(buffers[access.buffer.index()].clone(), domain.len());
+            launch.layouts.push(self.layout(&strides));
             offsets.push(offset);
         }
         let is_empty = launch.outer.contains(&0) || (launch.inner.contains(&0) && !self.stores_per_row());
@@ -303,15 +306,36 @@ impl Step {
             Work::Kernel(kernel) => launch.canonicalize(kernel),
             Work::Matmul(_) => launch.merge_outer(),
         }
-        let params = self
-            .params
-            .iter()
-            .map(|source| match source {
-                ParamSource::Const(literal) => *literal,
-                ParamSource::Size(dims) => Literal::i64(dims.iter().map(|d| sizes[d.index()]).product::<u64>() as i64),
-            })
-            .collect();
+        let params = self.param_values(sizes);
         Ok(Bound { launch, offsets, params, is_empty })
+    }
+
+    /// The sizes of the domain's axes.
+    fn domain_sizes(&self, sizes: &[u64]) -> Result<SmallVec<[u64; 4]>, Diagnostic> {
+        let domain: SmallVec<[u64; 4]> = self.domain.iter().map(|d| sizes[d.index()]).collect();
+        checked_count(&domain)?;
+        Ok(domain)
+    }
+
+    /// The launch over a domain, without layouts.
+    fn launch(&self, domain: &[u64]) -> Launch {
+        let group = |axes: &[u8]| -> Sizes { axes.iter().map(|a| domain[*a as usize] as usize).collect() };
+        let (outer, reduced, inner) = (group(&self.outer), group(&self.reduced), group(&self.inner));
+        Launch { outer, reduced, inner, layouts: Vec::with_capacity(self.operands.len()) }
+    }
+
+    /// The layout of an operand with these strides along the domain's axes.
+    fn layout(&self, strides: &[isize]) -> Layout {
+        let group = |axes: &[u8]| axes.iter().map(|a| strides[*a as usize]).collect();
+        Layout { outer: group(&self.outer), reduced: group(&self.reduced), inner: group(&self.inner) }
+    }
+
+    fn param_values(&self, sizes: &[u64]) -> SmallVec<[Literal; 8]> {
+        let value = |source: &ParamSource| match source {
+            ParamSource::Const(literal) => *literal,
+            ParamSource::Size(dims) => Literal::i64(dims.iter().map(|d| sizes[d.index()]).product::<u64>() as i64),
+        };
+        self.params.iter().map(value).collect()
     }
 
     /// The kernel, if it runs one.

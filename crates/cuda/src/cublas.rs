@@ -12,7 +12,7 @@
 
 use crate::Error;
 use crate::driver::{Device, Driver, Stream};
-use crate::matmul::{I, J, K, Place, Product};
+use crate::matmul::{I, J, K, Place, Product, Side};
 use crate::nvrtc::library::{load, symbol};
 use crate::search::{self, Sought};
 use numfuse_core::dtype::DType;
@@ -237,8 +237,8 @@ struct Matrix {
 impl Gemm {
     /// The product, if the library can do it. Elements are aligned.
     pub fn new(product: &Product) -> Option<Gemm> {
-        // What is zero, or nothing, is no work for a library.
-        if product.is_empty() || product.sizes[K] == 0 {
+        // What is zero, or nothing, is no work for a library; nor is what is fused.
+        if product.is_empty() || product.sizes[K] == 0 || product.is_fused() {
             return None;
         }
         Gemm::of(product).or_else(|| Gemm::of(&product.transposed()))
@@ -255,7 +255,13 @@ impl Gemm {
         let matrices = [left?, right?, out?];
         let sizes = [number(product.sizes[I])?, number(product.sizes[J])?, number(product.sizes[K])?];
         let can_be_written = !matrices[2].transposed && (count == 1 || matrices[2].stride > 0);
-        can_be_written.then_some(Gemm { dtype: product.dtype, sizes, matrices, count, given: product.given })
+        can_be_written.then_some(Gemm {
+            dtype: product.dtype,
+            sizes,
+            matrices,
+            count,
+            given: product.sides.each_ref().map(Side::given),
+        })
     }
 
     /// Calls the library.
@@ -298,7 +304,7 @@ impl Gemm {
 
 impl Matrix {
     fn new(product: &Product, n: usize) -> Option<Matrix> {
-        let Place { outer, matrix: [down, along] } = &product.places[n];
+        let Place { outer, matrix: [down, along] } = product.sides[n].place();
         let [rows, columns] = product.extent(n);
         let size = product.dtype.size() as isize;
         // From one line of neighbours to the next, where they are: at least a line; with one line, any distance will do.

@@ -12,7 +12,7 @@
 //!
 //! In reading order: `class` (how a launch is spread over threads), `map` and `transposed` (kernels without reductions),
 //! `rows` and `columns` (kernels with them), `fold` (the order of a reduction), `stage` (loads, stores, rare work), `prim`
-//! (primitives as expressions), `index` (where elements are), `text` (lines).
+//! (primitives as expressions), `element` (kernels fused into another text), `index` (where elements are), `text` (lines).
 //!
 //! Invariants: emitting is deterministic. Signed integers never overflow, no shift is too wide, and no conversion
 //! is out of range in C's sense, so that the text means the same to every compiler. No atomics on floats; which
@@ -20,6 +20,7 @@
 
 mod class;
 mod columns;
+mod element;
 mod fold;
 mod index;
 mod map;
@@ -30,6 +31,8 @@ mod text;
 mod transposed;
 
 pub use class::{Class, Schedule};
+pub(crate) use element::Elements;
+pub use element::Fused;
 pub(crate) use map::{MOST_ROWS, blocks};
 
 use crate::Error;

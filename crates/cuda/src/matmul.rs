@@ -5,16 +5,21 @@
 //! that a class is. There is one text for all shapes: thin results take thin tiles, and where there are too few
 //! tiles for a device, each is computed in stretches of the depth, which a second entry adds up.
 //!
+//! Kernels may be fused into a product ([`Fused`]): those of `left` and `right` compute elements on their way to shared
+//! memory, that of `out` makes of each sum what is stored. They change no bit of a sum.
+//!
 //! Invariants: tiles, stretches and grids follow from the launch, never from the device, so every device returns the same
 //! bits. An element is the sum of its products in order, each multiplied and added with one rounding, stretch by stretch:
 //! within the error of a sum of so many products. No address outside of the operands is read, whatever the sizes.
 
 use crate::Error;
-use crate::emit::{Dispatch, Grid, MOST_ROWS, Source, blocks};
+use crate::emit::{Dispatch, Elements, Fused, Grid, MOST_ROWS, Source, blocks};
 use numfuse_core::dtype::DType;
+use numfuse_core::kernel::Role;
 use numfuse_core::launch::{ByteStrides, Launch, Layout, Sizes};
 use smallvec::{SmallVec, smallvec};
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// The text below the constants.
 const KERNEL: &str = include_str!("matmul/kernel.cu");
@@ -28,8 +33,6 @@ const LEAST_STEPS: usize = 8;
 const RESIDENT: usize = 512;
 /// Threads of a block that adds stretches up, along the elements and across them.
 const ADDERS: [u32; 2] = [32, 8];
-/// The words of the argument block that are addresses: `left`, `right`, `out`, and the workspace.
-pub const ADDRESSES: usize = 4;
 
 /// A product of matrices with the sizes and strides of its operands: `out[i, j]` is the sum over `k` of
 /// `left[i, k] * right[k, j]`, for each index of a stack.
@@ -41,9 +44,32 @@ pub struct Product {
     /// The sizes of `i`, `j` and `k`.
     pub(crate) sizes: [usize; 3],
     /// `left`, `right` and `out`.
-    pub(crate) places: [Place; 3],
-    /// Which of the launch's operands each of these is: its transpose is computed where that is better.
-    pub(crate) given: [usize; 3],
+    pub(crate) sides: [Side; 3],
+}
+
+/// What is read or written for an operand of a product: that, or the operands of a kernel that is fused into it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Side {
+    fused: Option<Arc<Fused>>,
+    /// Where each of them lies.
+    places: SmallVec<[Place; 1]>,
+    /// The one by which accesses are arranged.
+    lead: usize,
+    /// Where they begin among the launch's operands, and where the kernel's parameters do among all that there are.
+    first: usize,
+    first_param: usize,
+}
+
+impl Side {
+    /// Where it lies, or what accesses are arranged by.
+    pub fn place(&self) -> &Place {
+        &self.places[self.lead]
+    }
+
+    /// Which of the launch's operands that is.
+    pub fn given(&self) -> usize {
+        self.first + self.lead
+    }
 }
 
 /// Byte strides of an operand.
@@ -62,33 +88,43 @@ pub(crate) const K: usize = 2;
 const AXES: [[usize; 2]; 3] = [[I, K], [K, J], [I, J]];
 
 impl Product {
-    /// The product of a launch.
+    /// The product of a launch, and what is fused into its `left`, `right` and `out`. The launch has a layout for each of
+    /// these, or in its place one for each operand of the kernel that is in memory.
     ///
     /// # Errors
     /// If the launch is not that of a product of matrices of floats.
-    pub fn new(dtype: DType, launch: &Launch) -> Result<Product, Error> {
+    pub fn new(dtype: DType, launch: &Launch, fused: [Option<Fused>; 3]) -> Result<Product, Error> {
         let no_product = || Error::Internal(format!("not a product of matrices of {dtype}: {launch:?}"));
-        let (&[i, j], &[k], [left, right, out]) =
-            (launch.inner.as_slice(), launch.reduced.as_slice(), launch.layouts.as_slice())
-        else {
-            return Err(no_product());
-        };
+        let (&[i, j], &[k]) = (launch.inner.as_slice(), launch.reduced.as_slice()) else { return Err(no_product()) };
         let fits = |l: &Layout| (l.outer.len(), l.reduced.len(), l.inner.len()) == (launch.outer.len(), 1, 2);
-        if !dtype.is_float() || ![left, right, out].into_iter().all(fits) {
+        let counts = fused.each_ref().map(|kernel| kernel.as_ref().map_or(1, |kernel| kernel.memory().count()));
+        let is_whole = launch.layouts.len() == counts.iter().sum() && !counts.contains(&0);
+        if !dtype.is_float() || !is_whole || !launch.layouts.iter().all(fits) {
             return Err(no_product());
         }
-        let place = |l: &Layout, matrix: [isize; 2]| Place { outer: l.outer.clone(), matrix };
-        let mut product = Product {
-            dtype,
-            outer: launch.outer.clone(),
-            sizes: [i, j, k],
-            places: [
-                place(left, [left.inner[0], left.reduced[0]]),
-                place(right, [right.reduced[0], right.inner[1]]),
-                place(out, out.inner[..].try_into().map_err(|_| no_product())?),
-            ],
-            given: [0, 1, 2],
-        };
+        let (mut first, mut first_param) = (0, 0);
+        let mut n = 0;
+        let sides = fused.map(|fused| {
+            let places = launch.layouts[first..first + counts[n]].iter().map(|l| Place {
+                outer: l.outer.clone(),
+                matrix: [[l.inner[0], l.reduced[0]], [l.reduced[0], l.inner[1]], [l.inner[0], l.inner[1]]][n],
+            });
+            let places: SmallVec<[Place; 1]> = places.collect();
+            let is_lead = |(at, place): (usize, &Place)| match &fused {
+                Some(fused) if n == 2 => {
+                    fused.memory().nth(at).is_some_and(|operand| fused.kernel.operands[operand].role == Role::Out)
+                }
+                _ => !place.matrix.contains(&0),
+            };
+            let lead = places.iter().enumerate().position(is_lead).unwrap_or(0);
+            let params = fused.as_ref().map_or(0, |fused| fused.kernel.params.len());
+            let side = Side { fused: fused.map(Arc::new), places, lead, first, first_param };
+            first += counts[n];
+            first_param += params;
+            n += 1;
+            side
+        });
+        let mut product = Product { dtype, outer: launch.outer.clone(), sizes: [i, j, k], sides };
         product.merge_stack();
         Ok(product)
     }
@@ -96,31 +132,41 @@ impl Product {
     /// The same product in the other order: the transpose of `right` times that of `left`.
     #[must_use]
     pub fn transposed(&self) -> Product {
-        let place = |n: usize| {
-            let Place { outer, matrix: [rows, columns] } = &self.places[n];
-            Place { outer: outer.clone(), matrix: [*columns, *rows] }
-        };
         let [i, j, k] = self.sizes;
-        let given = [self.given[1], self.given[0], self.given[2]];
-        Product { sizes: [j, i, k], places: [1, 0, 2].map(place), given, outer: self.outer.clone(), ..*self }
+        let sides = [1, 0, 2].map(|n| {
+            let mut side = self.sides[n].clone();
+            side.places.iter_mut().for_each(|place| place.matrix.reverse());
+            side
+        });
+        Product { sizes: [j, i, k], sides, outer: self.outer.clone(), dtype: self.dtype }
+    }
+
+    /// True if a kernel is fused into it.
+    pub fn is_fused(&self) -> bool {
+        self.sides.iter().any(|side| side.fused.is_some())
     }
 
     /// A stack of matrices with rows in one sequence, all multiplied by one matrix, is one matrix.
     fn merge_stack(&mut self) {
         while let Some(size) = self.outer.last().copied() {
             let rows = self.sizes[I];
-            let strides = [0, 1, 2].map(|n| self.places[n].outer.last().copied().unwrap_or(0));
+            let stride = |place: &Place| place.outer.last().copied().unwrap_or(0);
             let goes_on =
-                |n: usize| rows == 1 || self.places[n].matrix[0].checked_mul(rows as isize) == Some(strides[n]);
-            if strides[1] != 0 || !goes_on(0) || !goes_on(2) {
+                |place: &Place| rows == 1 || place.matrix[0].checked_mul(rows as isize) == Some(stride(place));
+            let [left, right, out] = &self.sides;
+            if !right.places.iter().all(|place| stride(place) == 0)
+                || !left.places.iter().chain(&out.places).all(goes_on)
+            {
                 return;
             }
             self.sizes[I] = rows * size;
             self.outer.pop();
-            for (n, place) in self.places.iter_mut().enumerate() {
-                place.outer.pop();
-                if rows == 1 && n != 1 {
-                    place.matrix[0] = strides[n];
+            for (n, side) in self.sides.iter_mut().enumerate() {
+                for place in &mut side.places {
+                    let stride = place.outer.pop().unwrap_or(0);
+                    if rows == 1 && n != 1 {
+                        place.matrix[0] = stride;
+                    }
                 }
             }
         }
@@ -141,32 +187,42 @@ impl Product {
         AXES[n].map(|axis| self.sizes[axis])
     }
 
-    /// True if an operand's accesses of so many bytes are aligned, along one of the axes of its matrices.
-    fn is_aligned(&self, n: usize, address: u64, bytes: usize, along: Option<usize>) -> bool {
-        let place = &self.places[n];
-        let across = (0..2).filter(|axis| Some(*axis) != along).map(|axis| place.matrix[axis]);
-        address.is_multiple_of(bytes as u64)
-            && place.outer.iter().copied().chain(across).all(|stride| stride.unsigned_abs().is_multiple_of(bytes))
+    /// An error if elements are not where elements of their dtype may be.
+    pub(crate) fn check_aligned(&self, addresses: &[u64]) -> Result<(), Error> {
+        for (n, side) in self.sides.iter().enumerate() {
+            let reaches = self.stack() > 0 && !self.extent(n).contains(&0);
+            let operands = side.fused.as_ref().map(|fused| fused.memory().map(|n| fused.kernel.operands[n].dtype));
+            let dtypes: SmallVec<[DType; 4]> =
+                operands.map_or_else(|| smallvec![self.dtype], |operands| operands.collect());
+            for (at, (place, dtype)) in side.places.iter().zip(dtypes).enumerate() {
+                if reaches && !is_aligned(place, addresses[side.first + at], dtype.size(), None) {
+                    return Err(Error::Unsupported(format!("{dtype} elements that are not aligned")));
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// An error if elements are not where elements of their dtype may be.
-    pub(crate) fn check_aligned(&self, addresses: [u64; 3]) -> Result<(), Error> {
-        let is_aligned = |n: usize| self.is_aligned(n, addresses[self.given[n]], self.dtype.size(), None);
-        let reaches = |n: usize| !self.extent(n).contains(&0) && self.stack() > 0;
-        if (0..3).all(|n| !reaches(n) || is_aligned(n)) {
-            return Ok(());
-        }
-        Err(Error::Unsupported(format!("{} elements that are not aligned", self.dtype)))
+    /// How many operands in memory it has.
+    pub(crate) fn operands(&self) -> usize {
+        self.sides.iter().map(|side| side.places.len()).sum()
     }
 
     /// The order in which its text computes it: thin results have few columns, others have columns that lie closer together
     /// than their rows.
     fn oriented(&self) -> Product {
         let [i, j, _] = self.sizes;
-        let [down, along] = self.places[2].matrix.map(isize::unsigned_abs);
+        let [down, along] = self.sides[2].place().matrix.map(isize::unsigned_abs);
         let is_better = if i.min(j) <= THIN { i < j } else { down < along };
         if is_better { self.transposed() } else { self.clone() }
     }
+}
+
+/// True if accesses of so many bytes are aligned, along one of the axes of the matrices.
+fn is_aligned(place: &Place, address: u64, bytes: usize, along: Option<usize>) -> bool {
+    let across = (0..2).filter(|axis| Some(*axis) != along).map(|axis| place.matrix[axis]);
+    address.is_multiple_of(bytes as u64)
+        && place.outer.iter().copied().chain(across).all(|stride| stride.unsigned_abs().is_multiple_of(bytes))
 }
 
 /// The part of a result that a block computes.
@@ -263,17 +319,19 @@ pub struct Read {
 
 impl Read {
     /// `depth` is the axis of the depth in the operand's matrices.
-    fn new(product: &Product, n: usize, depth: usize, address: u64) -> Read {
-        let Place { matrix, .. } = &product.places[n];
+    fn new(product: &Product, n: usize, depth: usize, addresses: &[u64]) -> Read {
+        let side = &product.sides[n];
+        let (place, address) = (side.place(), addresses[side.given()]);
         let size = product.dtype.size() as isize;
         // Where an operand has one row or column, its stride is never taken.
-        let [rows, columns] = product.extent(n);
-        let steps = [if rows > 1 { matrix[0] } else { isize::MAX }, if columns > 1 { matrix[1] } else { isize::MAX }];
+        let extent = product.extent(n);
+        let steps = [0, 1].map(|axis| if extent[axis] > 1 { place.matrix[axis] } else { isize::MAX });
         let along_depth = steps[depth].unsigned_abs() <= steps[1 - depth].unsigned_abs();
         let along = if along_depth { depth } else { 1 - depth };
-        let wide = steps[along] == size
-            && product.extent(n)[along].is_multiple_of(WIDEST / product.dtype.size())
-            && product.is_aligned(n, address, WIDEST, Some(along));
+        let wide = side.fused.is_none()
+            && steps[along] == size
+            && extent[along].is_multiple_of(WIDEST / product.dtype.size())
+            && is_aligned(place, address, WIDEST, Some(along));
         Read { along_depth, wide }
     }
 }
@@ -316,30 +374,33 @@ impl Classified {
     ///
     /// # Errors
     /// If elements are not aligned.
-    pub fn new(product: &Product, addresses: [u64; 3]) -> Result<Classified, Error> {
+    pub fn new(product: &Product, addresses: &[u64]) -> Result<Classified, Error> {
         Classified::with_tile(product, addresses, Tile::of(product))
     }
 
     /// The same in tiles that somebody chose; not all are fast, but all are right.
-    pub fn with_tile(product: &Product, addresses: [u64; 3], tile: Tile) -> Result<Classified, Error> {
+    pub fn with_tile(product: &Product, addresses: &[u64], tile: Tile) -> Result<Classified, Error> {
+        if addresses.len() != product.operands() {
+            return Err(Error::Internal(format!("{} addresses for {product:?}", addresses.len())));
+        }
         product.check_aligned(addresses)?;
         let rank = u8::try_from(product.outer.len().max(1))
             .map_err(|_| Error::Unsupported(format!("a stack of {} dimensions", product.outer.len())))?;
         let product = product.oriented();
         let dtype = product.dtype;
         let form = tile.form(dtype);
-        let addresses = product.given.map(|n| addresses[n]);
         let split = form.stretches(&product).1 > 1;
         let group = form.each[1].min(WIDEST / dtype.size());
-        let bytes = group * dtype.size();
+        let out = &product.sides[2];
         let contiguous = split
-            || product.places[2].matrix[1] == dtype.size() as isize
-                && product.is_aligned(2, addresses[2], bytes, Some(1));
+            || out.fused.is_none()
+                && out.place().matrix[1] == dtype.size() as isize
+                && is_aligned(out.place(), addresses[out.given()], group * dtype.size(), Some(1));
         let class = Class {
             dtype,
             tile,
-            left: Read::new(&product, 0, 1, addresses[0]),
-            right: Read::new(&product, 1, 0, addresses[1]),
+            left: Read::new(&product, 0, 1, addresses),
+            right: Read::new(&product, 1, 0, addresses),
             wide: contiguous && product.sizes[J].is_multiple_of(group),
             split,
             rank,
@@ -384,35 +445,48 @@ impl Classified {
         Ok(Dispatch { grids, workspace })
     }
 
-    /// The argument block: first the addresses ([`ADDRESSES`]), which a run gives with [`Classified::addresses`].
-    pub fn words(&self) -> SmallVec<[u64; 32]> {
-        let Classified { product: Product { outer, sizes, places, .. }, class } = self;
-        let (stretch, stretches) = class.tile.form(class.dtype).stretches(&self.product);
-        let stack = self.product.stack();
-        let mut words: SmallVec<[u64; 32]> = smallvec![0; ADDRESSES];
-        words.extend([sizes[I], sizes[J], sizes[K], stretch, stretches, stack * stretches].map(|n| n as u64));
-        words.extend(places.iter().flat_map(|place| place.matrix).map(|stride| stride as u64));
-        let rank = usize::from(class.rank);
-        let padded = |numbers: Vec<u64>, with: u64| numbers.into_iter().chain([with]).take(rank);
-        words.extend(padded(outer.iter().map(|n| *n as u64).collect(), 1));
-        for place in places {
-            words.extend(padded(place.outer.iter().map(|stride| *stride as u64).collect(), 0));
-        }
-        words
+    /// What is fused into the sides of its text.
+    pub fn fused(&self) -> [Option<Arc<Fused>>; 3] {
+        self.product.sides.each_ref().map(|side| side.fused.clone())
     }
 
-    /// The words of a run's addresses, from those of the launch's operands and that of the workspace.
-    pub fn addresses(&self, addresses: [u64; 3], workspace: u64) -> [u64; ADDRESSES] {
-        let [left, right, out] = self.product.given.map(|n| addresses[n]);
-        [left, right, out, workspace]
+    /// The argument block, from the addresses of the launch's operands, the bits of the parameters of all that is fused, in the
+    /// order of `left`, `right` and `out`, and the address of the workspace.
+    pub fn words(&self, addresses: &[u64], params: &[u64], workspace: u64) -> SmallVec<[u64; 64]> {
+        let Classified { product: Product { outer, sizes, sides, .. }, class } = self;
+        let (stretch, stretches) = class.tile.form(class.dtype).stretches(&self.product);
+        let count = self.product.stack() * stretches;
+        let mut words: SmallVec<[u64; 64]> = smallvec![workspace];
+        words.extend([sizes[I], sizes[J], sizes[K], stretch, stretches, count].map(|n| n as u64));
+        let rank = usize::from(class.rank);
+        words.extend((0..rank).map(|d| outer.get(d).map_or(1, |n| *n as u64)));
+        for (n, side) in sides.iter().enumerate() {
+            words.extend(addresses[side.first..][..side.places.len()].iter().copied());
+            // Of `right`, columns first, which are across the depth.
+            for axis in if n == 1 { [1, 0] } else { [0, 1] } {
+                words.extend(side.places.iter().map(|place| place.matrix[axis] as u64));
+            }
+            for d in 0..rank {
+                words.extend(side.places.iter().map(|place| place.outer.get(d).map_or(0, |stride| *stride as u64)));
+            }
+        }
+        let before = words.len();
+        for side in sides {
+            let count = side.fused.as_ref().map_or(0, |fused| fused.kernel.params.len());
+            words.extend((side.first_param..side.first_param + count).map(|n| params.get(n).copied().unwrap_or(0)));
+        }
+        if words.len() == before {
+            words.push(0);
+        }
+        words
     }
 }
 
 impl Program {
-    /// The program for products of a class.
-    pub fn new(class: &Class) -> Program {
+    /// The program for products of a class, with what is fused into their sides.
+    pub fn new(class: &Class, fused: &[Option<Arc<Fused>>; 3]) -> Program {
         let form = class.tile.form(class.dtype);
-        let mut text = format!("typedef {} T;\n", if class.dtype == DType::F32 { "float" } else { "double" });
+        let mut constants = String::new();
         let numbers = [
             ("ROWS", form.rows),
             ("COLUMNS", form.columns),
@@ -423,18 +497,28 @@ impl Program {
         ];
         let choices = [
             ("LEFT_ALONG_DEPTH", class.left.along_depth),
-            ("LEFT_WIDE", class.left.wide),
             ("RIGHT_ALONG_DEPTH", class.right.along_depth),
-            ("RIGHT_WIDE", class.right.wide),
             ("OUT_WIDE", class.wide),
             ("SPLIT", class.split),
         ];
         for (name, value) in numbers {
-            let _ = writeln!(text, "constexpr int {name} = {value};");
+            let _ = writeln!(constants, "constexpr int {name} = {value};");
         }
         for (name, value) in choices {
-            let _ = writeln!(text, "constexpr bool {name} = {value};");
+            let _ = writeln!(constants, "constexpr bool {name} = {value};");
         }
+        let mut elements = Elements::default();
+        for (name, read, fused) in [("Left", class.left, &fused[0]), ("Right", class.right, &fused[1])] {
+            match fused {
+                Some(fused) => elements.input(name, fused),
+                None => elements.plain_input(name, if read.wide { WIDEST / class.dtype.size() } else { 1 }),
+            }
+        }
+        match &fused[2] {
+            Some(fused) => elements.output("Out", fused),
+            None => elements.plain_output("Out"),
+        }
+        let mut text = elements.finish(class.dtype, &constants);
         text.push_str(KERNEL);
         let mut entries = SmallVec::new();
         let mut entry = |name: &str, threads: usize, body: &str| {

@@ -13,6 +13,7 @@ mod products;
 use cuda::fake::{Fake, Outcome};
 use cuda::{any_gpu, emulator, gpu};
 use numfuse_core::dtype::DType;
+use numfuse_cuda::matmul::Product;
 use numfuse_cuda::nvrtc::Options;
 use numfuse_cuda::{Backend, Cache, Device, Error};
 use products::{Case, Lie, ROWS, Random, integers, is_exact};
@@ -62,6 +63,11 @@ fn backend() -> Backend {
     Backend::new(Device::open(0).expect("a device"), Cache::nowhere(), Options::default()).expect("a back end")
 }
 
+/// With nothing fused into it.
+fn product(case: &Case) -> Result<Product, Error> {
+    Product::new(case.dtype, &case.launch, [None, None, None])
+}
+
 /// Who did it, and the bytes of the result.
 fn multiply(backend: &Backend, case: &Case) -> Result<(&'static str, Vec<u8>), Error> {
     let stream = backend.stream();
@@ -73,11 +79,11 @@ fn multiply(backend: &Backend, case: &Case) -> Result<(&'static str, Vec<u8>), E
     }
     let addresses: Vec<u64> =
         memories.iter().zip(&case.memory).map(|(memory, (_, first))| memory.address() + *first as u64).collect();
-    let prepared = backend.prepare_matmul(case.dtype, &case.launch, &addresses)?;
+    let prepared = backend.prepare_matmul(&product(case)?, &addresses)?;
     assert_eq!(prepared.grids().is_none(), prepared.runs_on() == "cuBLAS");
     let workspace = stream.allocate((prepared.workspace() as usize).max(1))?;
     // SAFETY: the memory has what the launch reaches, and the download waits for the run.
-    unsafe { prepared.run(stream, &addresses, workspace.address()) }?;
+    unsafe { prepared.run(stream, &addresses, &[], workspace.address()) }?;
     let mut result = vec![0; case.memory[2].0.len()];
     stream.download(&memories[2], 0, &mut result)?;
     Ok((prepared.runs_on(), result))
@@ -226,14 +232,16 @@ fn addresses_that_lie_otherwise_are_refused() {
     with_cublas().run(|| {
         let backend = backend();
         for case in [case(DType::F32, &[], [4, 4, 4], ROWS), case(DType::F32, &[2, 2], [4, 4, 4], ROWS)] {
-            let prepared = backend.prepare_matmul(case.dtype, &case.launch, &[256, 512, 1024]).expect("a product");
+            let prepared =
+                backend.prepare_matmul(&product(&case).expect("a product"), &[256, 512, 1024]).expect("a product");
             assert!(
                 prepared.fits(&[4096, 256, 16]) && !prepared.fits(&[256, 512, 1028]) && !prepared.fits(&[256, 512])
             );
             // SAFETY: nothing is run.
-            let error = unsafe { prepared.run(backend.stream(), &[256, 512, 1028], 0) }.expect_err("it does not fit");
+            let error =
+                unsafe { prepared.run(backend.stream(), &[256, 512, 1028], &[], 0) }.expect_err("it does not fit");
             assert!(matches!(error, Error::Internal(_)), "{error}");
-            let error = backend.prepare_matmul(case.dtype, &case.launch, &[256, 514, 1024]).map(|_| ());
+            let error = backend.prepare_matmul(&product(&case).expect("a product"), &[256, 514, 1024]).map(|_| ());
             assert!(matches!(error, Err(Error::Unsupported(_))), "{error:?}");
         }
     });

@@ -16,8 +16,8 @@ mod toolkit;
 use emulator::{Buffer, Build, Emulator, Job, Launch as Run, Relocation};
 use numfuse_core::dtype::DType;
 use numfuse_core::launch::{Launch, Layout};
-use numfuse_cuda::emit::Source;
-use numfuse_cuda::matmul::{ADDRESSES, Class, Classified, Product, Program, Tile};
+use numfuse_cuda::emit::{Fused, Source};
+use numfuse_cuda::matmul::{Class, Classified, Product, Program, Tile};
 use numfuse_cuda::nvrtc::Arch;
 use products::{Case, Lie, ROWS, Random, get, integers, is_exact, put};
 use std::collections::BTreeSet;
@@ -36,10 +36,10 @@ impl Emitted for Case {
     }
 
     fn classified(&self, tile: Option<Tile>) -> Classified {
-        let product = Product::new(self.dtype, &self.launch).expect("a product");
+        let product = Product::new(self.dtype, &self.launch, ALONE).expect("a product");
         let classified = match tile {
-            Some(tile) => Classified::with_tile(&product, self.addresses(), tile),
-            None => Classified::new(&product, self.addresses()),
+            Some(tile) => Classified::with_tile(&product, &self.addresses(), tile),
+            None => Classified::new(&product, &self.addresses()),
         };
         classified.unwrap_or_else(|error| panic!("{}: {error}", self.what))
     }
@@ -50,10 +50,11 @@ impl Emitted for Case {
             self.memory.iter().map(|(bytes, _)| Buffer { bytes: bytes.clone(), offset: 0 }).collect();
         buffers.push(Buffer { bytes: vec![0xa5; dispatch.workspace as usize], offset: 0 });
         // Which operand a word is follows from where it puts that operand's address.
-        let order = classified.addresses([0, 1, 2], 3);
-        let relocations: Vec<Relocation> = (0..ADDRESSES)
-            .map(|word| {
-                let buffer = order[word] as usize;
+        const MARKS: [u64; 4] = [u64::MAX - 3, u64::MAX - 2, u64::MAX - 1, u64::MAX];
+        let words = classified.words(&MARKS[..3], &[], MARKS[3]);
+        let relocations: Vec<Relocation> = (0..4)
+            .map(|buffer| {
+                let word = words.iter().position(|word| *word == MARKS[buffer]).expect("the word of an address");
                 let offset = self.memory.get(buffer).map_or(0, |(_, first)| *first as i64);
                 Relocation { word, buffer, offset }
             })
@@ -61,11 +62,18 @@ impl Emitted for Case {
         let launches = dispatch.grids.iter().map(|grid| Run {
             text: name(classified.class()),
             grid: *grid,
-            words: classified.words().to_vec(),
+            words: words.to_vec(),
             relocations: relocations.clone(),
         });
         Job { seed, buffers, launches: launches.collect() }
     }
+}
+
+/// Nothing is fused into the products of this file.
+const ALONE: [Option<Fused>; 3] = [None, None, None];
+
+fn program(class: &Class) -> Program {
+    Program::new(class, &[None, None, None])
 }
 
 fn name(class: &Class) -> String {
@@ -75,7 +83,7 @@ fn name(class: &Class) -> String {
 /// The text of each class, once.
 fn programs<'a>(classes: impl Iterator<Item = &'a Class>) -> Vec<Program> {
     let mut seen = BTreeSet::new();
-    classes.filter(|class| seen.insert(name(class))).map(Program::new).collect()
+    classes.filter(|class| seen.insert(name(class))).map(program).collect()
 }
 
 /// Runs cases in tiles, and hands the bytes of each result to `compare`.
@@ -228,24 +236,24 @@ fn threads_do_not_race() {
 
 /// A change of a few characters to the text, and the build that has to find it: by a report, or by a wrong result.
 const PLANTED: [(&str, &str, &str, Build); 8] = [
-    ("a barrier less in the loop", "half ^ 1]);\n            __syncthreads();", "half ^ 1]);", Build::Race),
-    (
-        "a barrier less before the loop",
-        "left_tile[0]);\n        right.store(right_tile[0]);\n        __syncthreads();",
-        "left_tile[0]);\n        right.store(right_tile[0]);",
-        Build::Race,
-    ),
+    ("a barrier less in the loop", "right_tile[half]);\n        __syncthreads();", "right_tile[half]);", Build::Race),
     ("a barrier less between the stretches", "= sum;\n    __syncthreads();", "= sum;", Build::Race),
     (
         "the half that is being read is written",
-        "left.store(left_tile[half ^ 1]);",
-        "left.store(left_tile[half]);",
+        "left.store(a.parameters, left_tile[half]);",
+        "left.store(a.parameters, left_tile[half ^ 1]);",
         Build::Plain,
     ),
     ("rows past the last are loaded", "? line < side && x < depth", "? x < depth", Build::Address),
     ("the depth past a stretch counts", ": line < depth && x < side", ": x < side", Build::Plain),
     ("columns past the last are stored", "if (column >= right.side) continue;", "", Build::Plain),
-    ("vectors that are not aligned", "LEFT_WIDE = false", "LEFT_WIDE = true", Build::Address),
+    ("the first stretch is that of all", "begin = stretch * a.stretch", "begin = 0", Build::Plain),
+    (
+        "vectors that are not aligned",
+        "struct Left {\n    static constexpr int OPERANDS = 1, WIDTH = 1;",
+        "struct Left {\n    static constexpr int OPERANDS = 1, WIDTH = 2;",
+        Build::Address,
+    ),
 ];
 
 #[test]
@@ -258,7 +266,7 @@ fn planted_bugs_are_found() {
     for build in Build::ALL {
         run(&[(case.clone(), Some(Tile::Tiny))], build, is_exact);
     }
-    let right = Program::new(classified.class()).source().clone();
+    let right = program(classified.class()).source().clone();
     for (what, from, to, build) in PLANTED {
         assert!(right.text.contains(from), "{what}: the text has changed, and this test has to");
         let wrong = Source { text: right.text.replace(from, to), ..right.clone() };
@@ -321,8 +329,8 @@ fn tiles_suit_the_sizes() {
             inner: [m, n].into_iter().collect(),
             layouts: vec![layout(0, [m, k]), layout(1, [k, n]), layout(2, [m, n])],
         };
-        let product = Product::new(dtype, &launch).expect("a product");
-        let classified = Classified::new(&product, [256; 3]).expect("a class");
+        let product = Product::new(dtype, &launch, ALONE).expect("a product");
+        let classified = Classified::new(&product, &[256; 3]).expect("a class");
         let blocks = classified.dispatch().expect("a grid").grids[0].blocks;
         (classified.class().tile, classified.class().split, blocks.iter().product::<u32>())
     };
@@ -343,12 +351,12 @@ fn tiles_suit_the_sizes() {
 #[test]
 fn what_is_no_product_is_refused() {
     let case = Case::new(DType::F64, &[2], [3, 4, 5], ROWS, || 1.0);
-    assert!(Product::new(DType::I64, &case.launch).is_err());
+    assert!(Product::new(DType::I64, &case.launch, ALONE).is_err());
     let mut launch = case.launch.clone();
     launch.layouts.pop();
-    assert!(Product::new(DType::F64, &launch).is_err());
-    let product = Product::new(DType::F64, &case.launch).expect("a product");
-    let error = Classified::new(&product, [256, 260, 256]).map(|_| ()).expect_err("it is not aligned");
+    assert!(Product::new(DType::F64, &launch, ALONE).is_err());
+    let product = Product::new(DType::F64, &case.launch, ALONE).expect("a product");
+    let error = Classified::new(&product, &[256, 260, 256]).map(|_| ()).expect_err("it is not aligned");
     assert_eq!(error.to_string(), "no CUDA code: f64 elements that are not aligned");
     // Nothing is read where there are no products, and nothing is done where there are no elements.
     let none = Case::new(DType::F64, &[0], [3, 4, 5], ROWS, || 1.0);

@@ -13,10 +13,10 @@ use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Kernel, Level, Role, StageKind};
 use numfuse_core::launch::Launch;
 use numfuse_core::pipeline;
-use numfuse_core::plan::{BufferId, BufferKind, Plan, Step, Strided, Work};
+use numfuse_core::plan::{BufferId, BufferKind, FusedKernel, Fusible, Plan, Step, Strided, Work};
 use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK, contracted};
 use numfuse_cpu::Tier;
-use numfuse_cuda::emit::{self, Class};
+use numfuse_cuda::emit::{self, Class, Fused};
 use numfuse_cuda::matmul::{self, Classified, Product};
 use std::fmt::{self, Write};
 
@@ -248,28 +248,45 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
     let large =
         plan.graph.dims.sizes(&symbols.clone().unwrap_or_else(|| vec![LARGE_SIZE; plan.graph.dims.symbol_count()]));
     // Arrays of many dimensions of that size there are none.
-    let launched = self::steps(&plan, &large).unwrap_or(steps);
-    stages.push((Stage::Cuda, cuda_text(&launched)));
+    let cuda = match self::steps(&plan, &large) {
+        Ok(steps) => cuda_text(&plan, &large, &steps),
+        Err(_) => cuda_text(&plan, &sizes, &steps),
+    };
+    stages.push((Stage::Cuda, cuda));
     Ok(Explanation { stages })
 }
 
-/// The CUDA C of each step, for operands that are aligned; of products what does them where there is no cuBLAS.
-fn cuda_text(steps: &[(Work, Launch)]) -> String {
-    let source = |work: &Work, launch: &Launch| match work {
+/// The CUDA C of each step, for operands that are aligned; of products, and what is fused into them, what runs where there is
+/// no cuBLAS.
+fn cuda_text(plan: &Plan, sizes: &[u64], steps: &[(Work, Launch)]) -> String {
+    let source = |i: usize, work: &Work, launch: &Launch| match work {
         Work::Kernel(kernel) => {
             let aligned = vec![0; kernel.operands.len()];
             let class = Class::new(kernel, launch, &aligned)?;
-            Ok((String::new(), emit::Program::new(kernel, &class)?.source().text.clone()))
+            let note = match plan.steps[i].fusible {
+                Some(Fusible { product, .. }) => format!(": where cuBLAS computes k{product}"),
+                None => String::new(),
+            };
+            Ok((note, emit::Program::new(kernel, &class)?.source().text.clone()))
         }
         Work::Matmul(dtype) => {
-            let product = Classified::new(&Product::new(*dtype, launch)?, [0; 3])?;
-            let text = matmul::Program::new(product.class()).source().text.clone();
-            Ok((format!(": a product of matrices of {dtype}, where there is no cuBLAS"), text))
+            let fusible = plan.fusible(i);
+            let places = places(plan, sizes).map_err(|e| numfuse_cuda::Error::Internal(e.to_string()))?;
+            let bound = plan.bind_product(i, fusible, sizes, &places);
+            let bound = bound.map_err(|e| numfuse_cuda::Error::Internal(e.to_string()))?;
+            let fused = bound.fused.map(|fused| fused.map(|FusedKernel { kernel, value, .. }| Fused { kernel, value }));
+            let aligned = vec![0; bound.operands.len()];
+            let product = Classified::new(&Product::new(*dtype, &bound.launch, fused)?, &aligned)?;
+            let text = matmul::Program::new(product.class(), &product.fused()).source().text.clone();
+            let with: Vec<String> = fusible.iter().flatten().map(|step| format!("k{step}")).collect();
+            let with =
+                if with.is_empty() { String::new() } else { format!(", with {} fused into it", with.join(", ")) };
+            Ok((format!(": a product of matrices of {dtype}{with}, where there is no cuBLAS"), text))
         }
     };
     let mut text = String::new();
     for (i, (work, launch)) in steps.iter().enumerate() {
-        let _ = match source(work, launch) {
+        let _ = match source(i, work, launch) {
             Ok((note, source)) => writeln!(text, "// k{i}{note}\n{}", source.trim_end()),
             Err::<_, numfuse_cuda::Error>(error) => writeln!(text, "// k{i}: {error}"),
         };
@@ -279,17 +296,22 @@ fn cuda_text(steps: &[(Work, Launch)]) -> String {
 
 /// The steps of a plan, kernels as they are compiled for row-major inputs of these sizes, and their launches.
 fn steps(plan: &Plan, sizes: &[u64]) -> Result<Vec<(Work, Launch)>, Diagnostic> {
-    let inputs = plan.graph.inputs().iter().map(|input| {
-        let node = plan.graph.node(input.node);
-        let shape: Vec<u64> = node.shape.iter().map(|d| sizes[d.index()]).collect();
-        Strided::row_major(&shape, node.dtype)
-    });
-    let places = plan.places(sizes, &inputs.collect::<Result<Vec<_>, _>>()?)?;
+    let places = places(plan, sizes)?;
     let bind = |step: &Step| {
         let launch = step.bind(sizes, &places)?.launch;
         Ok((step.specialize(&launch), launch))
     };
     plan.steps.iter().map(bind).collect()
+}
+
+/// The places of all buffers, for row-major inputs of these sizes.
+fn places(plan: &Plan, sizes: &[u64]) -> Result<Vec<Strided>, Diagnostic> {
+    let inputs = plan.graph.inputs().iter().map(|input| {
+        let node = plan.graph.node(input.node);
+        let shape: Vec<u64> = node.shape.iter().map(|d| sizes[d.index()]).collect();
+        Strided::row_major(&shape, node.dtype)
+    });
+    plan.places(sizes, &inputs.collect::<Result<Vec<_>, _>>()?)
 }
 
 /// A plan as text: for each kernel what it reads and writes, why it is one of its own, and what it costs; then the

@@ -361,6 +361,7 @@ fn matrices_are_multiplied_there() {
             }
             assert_eq!(engine.evaluate(text, &vars! { a, b, c: stack, k: 2 }).unwrap(), want, "{text}, of the host");
         }
+        fused_products_have_the_bits_of_the_cpu(&engine, &device);
         // In the memory of an input.
         let mut square = ints(&[8, 8]).to_device(&device).unwrap();
         let view = square.view_mut();
@@ -368,6 +369,47 @@ fn matrices_are_multiplied_there() {
         engine.evaluate_into("s @ s", &Env::new().with("s", &alias), vec![view]).unwrap();
         assert_eq!(square, numfuse::evaluate("s @ s", &vars! { s: ints(&[8, 8]) }).unwrap());
     });
+}
+
+/// Whole numbers again; shapes of which each product has stretches, a part of a tile, or a stack. Results are written over
+/// operands, too.
+fn fused_products_have_the_bits_of_the_cpu(engine: &Engine, device: &Device) {
+    let ints = |shape: &[usize], seed: usize| {
+        let count: usize = shape.iter().product();
+        Array::from_vec((0..count).map(|i| ((i * 7 + seed) % 11) as f64 - 5.0).collect(), shape).unwrap()
+    };
+    for (stack, [m, k, n]) in [(&[][..], [9, 5, 11]), (&[], [3, 700, 2]), (&[2, 3], [4, 6, 5]), (&[2], [5, 0, 4])] {
+        let shape = |rows: usize, columns: usize| [stack, &[rows, columns]].concat();
+        let (a, b, c) = (ints(&shape(m, k), 1), ints(&[k, n], 2), ints(&shape(m, n), 3));
+        let (row, column, lower) = (ints(&[n], 4), ints(&[m, 1], 5), ints(&[k, m], 6));
+        let there = [&a, &b, &c, &row, &column, &lower].map(|array| array.to_device(device).unwrap());
+        for text in [
+            "maximum(a @ b + row, 0)",
+            "(2*a - k) @ b * k + column",
+            "where(a @ b > c, c, row)",
+            "(f32(a) @ f32(b)) * 2 + f32(k)",
+            "p = a @ b; p*p - p, p*k",
+            "(lower * 2).T @ (b[:, ::-1] + row) - k",
+            "(a[..., ::-1] + 1) @ (b - k)",
+            "x = (a - 1) @ b + row; x @ (b.T * 2) - 1",
+            "(a @ b).T + c.T if 0 else a @ b + c",
+        ] {
+            let Ok(want) = Engine::default().evaluate_with(text, &vars! { a, b, c, row, column, lower, k: 3 }, None) else {
+                continue;
+            };
+            let env = vars! {
+                a: there[0], b: there[1], c: there[2], row: there[3], column: there[4], lower: there[5], k: 3
+            };
+            let found = engine.evaluate_with(text, &env, None).unwrap_or_else(|e| panic!("{text}, {stack:?}: {e}"));
+            assert_eq!(found, want, "{text}, {stack:?} {m} {k} {n}");
+        }
+        let mut out = c.to_device(device).unwrap();
+        let view = out.view_mut();
+        let alias = aliased(&view);
+        let env = vars! { a: there[0], b: there[1], row: there[3] }.with("c", &alias);
+        engine.evaluate_into("c - a @ b * row", &env, vec![view]).unwrap();
+        assert_eq!(out, numfuse::evaluate("c - a @ b * row", &vars! { a, b, c, row }).unwrap());
+    }
 }
 
 /// The error of opening the first device.

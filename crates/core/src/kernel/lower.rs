@@ -56,6 +56,7 @@ pub fn lower(graph: Graph, groups: Vec<Group>) -> Plan {
     }
     let mut plan = Plan { buffers: buffers.buffers, steps, outputs, guards, graph };
     plan.group_steps();
+    plan.mark_fusible();
     plan
 }
 
@@ -131,6 +132,7 @@ fn matmul(graph: &Graph, group: Group, operands: [NodeId; 2], buffers: &Buffers)
         inner: SmallVec::from_slice(&[i, j]),
         reason,
         together: None,
+        fusible: None,
     }
 }
 
@@ -194,6 +196,7 @@ fn lower_group(graph: &Graph, group: Group, buffers: &Buffers) -> Step {
         domain: frame.domain,
         reason,
         together: None,
+        fusible: None,
     }
 }
 

@@ -19,7 +19,7 @@ const IN_FLIGHT: usize = 32;
 /// Kernels with more primitives than this compute one element a thread: they wait for arithmetic, not for memory.
 const HEAVY: usize = 96;
 /// Those with more than this do not load several vectors ahead.
-const MEDIUM: usize = 24;
+pub(super) const MEDIUM: usize = 24;
 /// Threads that share the lanes of one leaf.
 pub(super) const LEAF_THREADS: usize = 16;
 /// Elements of a leaf of a row.

@@ -5,49 +5,57 @@ use super::{ALIGNMENT, Backend, MOST_LOADED};
 use crate::Error;
 use crate::cublas::{Gemm, Handle};
 use crate::driver::{Function, Stream};
-use crate::emit::{Dispatch, Grid};
-use crate::matmul::{ADDRESSES, Class, Classified, Product, Program};
-use numfuse_core::dtype::DType;
-use numfuse_core::launch::Launch;
+use crate::emit::{Dispatch, Fused, Grid};
+use crate::matmul::{Class, Classified, K, Product, Program};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+/// Up to this depth a product is fused with what is around it even where cuBLAS could multiply: memory is what both wait for
+/// then, and what is fused is not stored and read again. A sum of `k` products takes `2 k` operations; storing and reading an
+/// element of it takes as long as some hundred of them.
+const SHALLOW: usize = 64;
+
 /// What a backend keeps for products.
 #[derive(Default)]
 pub(super) struct Products {
-    loaded: Mutex<FxHashMap<Class, Functions>>,
+    loaded: Mutex<FxHashMap<Key, Functions>>,
     /// cuBLAS on the device, or why it cannot be had.
     library: OnceLock<Result<Arc<Handle>, String>>,
 }
 
+/// What a text is for.
+type Key = (Class, [Option<Arc<Fused>>; 3]);
 type Functions = Arc<SmallVec<[Function; 2]>>;
 
 impl Backend {
-    /// Everything for runs of a product of matrices of this dtype, [`numfuse_core::plan::Work::Matmul`], on operands whose
-    /// first elements are at these addresses, or at others that are aligned like them.
+    /// True if a product is better computed by our own text, with what may be fused into it, than by cuBLAS and kernels
+    /// before and after it: where cuBLAS does not do it, and where it is shallow. `product` is the one without anything fused.
+    pub fn fuses(&self, product: &Product) -> bool {
+        product.sizes[K] <= SHALLOW || Gemm::new(product).is_none() || self.cublas().is_err()
+    }
+
+    /// Everything for runs of a product of matrices, [`numfuse_core::plan::Work::Matmul`], on operands whose first elements
+    /// are at these addresses, or at others that are aligned like them.
     ///
     /// # Errors
     /// If the launch is too much for a device, elements are not aligned, or there is no machine code and no compiler.
-    pub fn prepare_matmul(&self, dtype: DType, launch: &Launch, addresses: &[u64]) -> Result<PreparedMatmul, Error> {
-        let product = Product::new(dtype, launch)?;
-        let addresses = three(addresses)?;
+    pub fn prepare_matmul(&self, product: &Product, addresses: &[u64]) -> Result<PreparedMatmul, Error> {
+        if addresses.len() != product.operands() {
+            return Err(Error::Internal(format!("a product with {} operands", addresses.len())));
+        }
         product.check_aligned(addresses)?;
-        let alignments = addresses.map(|address| (address % ALIGNMENT) as u8);
-        if let Some(gemm) = Gemm::new(&product)
+        let alignments = addresses.iter().map(|address| (address % ALIGNMENT) as u8).collect();
+        if let Some(gemm) = Gemm::new(product)
             && let Ok(library) = self.cublas()
         {
             return Ok(PreparedMatmul { work: Work::Library(library.clone(), gemm), alignments });
         }
-        let classified = Classified::new(&product, addresses)?;
+        let classified = Classified::new(product, addresses)?;
         let dispatch = classified.dispatch()?;
-        let functions = self.functions_of(classified.class())?;
-        let words = classified.words();
-        Ok(PreparedMatmul {
-            work: Work::Text(Box::new(Emitted { classified, dispatch, functions, words })),
-            alignments,
-        })
+        let functions = self.functions_of(&classified)?;
+        Ok(PreparedMatmul { work: Work::Text(Box::new(Emitted { classified, dispatch, functions })), alignments })
     }
 
     /// cuBLAS on the device, or why it cannot be had; decided once.
@@ -66,25 +74,26 @@ impl Backend {
     }
 
     /// The functions of a class.
-    fn functions_of(&self, class: &Class) -> Result<Functions, Error> {
+    fn functions_of(&self, classified: &Classified) -> Result<Functions, Error> {
         let lock = || self.0.products.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(functions) = lock().get(class) {
+        let key = (*classified.class(), classified.fused());
+        if let Some(functions) = lock().get(&key) {
             return Ok(functions.clone());
         }
-        let functions = Arc::new(self.functions(Program::new(class).source())?);
+        let functions = Arc::new(self.functions(Program::new(&key.0, &key.1).source())?);
         self.0.compiled.fetch_add(1, Ordering::Relaxed);
         let mut all = lock();
         if all.len() >= MOST_LOADED {
             all.clear();
         }
-        Ok(all.entry(*class).or_insert(functions).clone())
+        Ok(all.entry(key).or_insert(functions).clone())
     }
 }
 
-/// A product of matrices on a device: everything but addresses.
+/// A product of matrices on a device: everything but addresses and parameters.
 pub struct PreparedMatmul {
     work: Work,
-    alignments: [u8; 3],
+    alignments: SmallVec<[u8; 8]>,
 }
 
 /// Who does it.
@@ -98,7 +107,6 @@ struct Emitted {
     classified: Classified,
     dispatch: Dispatch,
     functions: Functions,
-    words: SmallVec<[u64; 32]>,
 }
 
 impl PreparedMatmul {
@@ -132,19 +140,24 @@ impl PreparedMatmul {
             && addresses.iter().zip(&self.alignments).all(|(a, low)| a % ALIGNMENT == u64::from(*low))
     }
 
-    /// Puts a run on a stream: `addresses` are those of the first elements of `left`, `right` and `out`, `workspace` that of as
-    /// many bytes as [`PreparedMatmul::workspace`] says. Does not wait.
+    /// Puts a run on a stream: `addresses` are those of the first elements of the product's operands, `params` the bits of the
+    /// parameters of what is fused into it, `workspace` the address of as many bytes as [`PreparedMatmul::workspace`] says. Does
+    /// not wait.
     ///
     /// # Errors
     /// If the addresses do not fit, or the driver or the library refuses.
     ///
     /// # Safety
-    /// As for [`super::Prepared::run`]; `out` overlaps no input.
-    pub unsafe fn run(&self, stream: &Stream, addresses: &[u64], workspace: u64) -> Result<(), Error> {
+    /// As for [`super::Prepared::run`]; what is written overlaps no input.
+    pub unsafe fn run(&self, stream: &Stream, addresses: &[u64], params: &[u64], workspace: u64) -> Result<(), Error> {
         match &self.work {
-            // SAFETY: as the caller promises.
-            Work::Library(library, gemm) => unsafe { library.multiply(stream, gemm, self.check(addresses)?) },
-            Work::Text(_) => self.each(addresses, workspace, |function, grid, words| {
+            Work::Library(library, gemm) => {
+                self.check(addresses)?;
+                let three = |_| Error::Internal(format!("a product with {} operands", addresses.len()));
+                // SAFETY: as the caller promises.
+                unsafe { library.multiply(stream, gemm, addresses.try_into().map_err(three)?) }
+            }
+            Work::Text(_) => self.each(addresses, params, workspace, |function, grid, words| {
                 // SAFETY: as the caller promises; a launch needs no more than that.
                 unsafe { stream.launch(function, grid, words) }
             }),
@@ -158,29 +171,25 @@ impl PreparedMatmul {
     pub fn each(
         &self,
         addresses: &[u64],
+        params: &[u64],
         workspace: u64,
         mut launch: impl FnMut(&Function, &Grid, &[u64]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let addresses = self.check(addresses)?;
+        self.check(addresses)?;
         match &self.work {
             Work::Library(..) => Err(Error::Internal("a product that a library does has no launches".into())),
             Work::Text(emitted) => {
-                let Emitted { classified, dispatch, functions, words } = &**emitted;
-                let mut words = words.clone();
-                words[..ADDRESSES].copy_from_slice(&classified.addresses(addresses, workspace));
+                let Emitted { classified, dispatch, functions } = &**emitted;
+                let words = classified.words(addresses, params, workspace);
                 dispatch.grids.iter().try_for_each(|grid| launch(&functions[grid.entry], grid, &words))
             }
         }
     }
 
-    fn check(&self, addresses: &[u64]) -> Result<[u64; 3], Error> {
+    fn check(&self, addresses: &[u64]) -> Result<(), Error> {
         if self.fits(addresses) {
-            return three(addresses);
+            return Ok(());
         }
         Err(Error::Internal("a product with other addresses than it was prepared for".into()))
     }
-}
-
-fn three(addresses: &[u64]) -> Result<[u64; 3], Error> {
-    addresses.try_into().map_err(|_| Error::Internal(format!("a product with {} operands", addresses.len())))
 }

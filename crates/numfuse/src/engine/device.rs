@@ -9,11 +9,61 @@ use super::program::{Call, Program};
 use super::run::{self, Results};
 use super::{Shared, streaming};
 use crate::device::{Device, mismatch};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, cuda_error};
 use crate::view::{ArrayMut, ArrayRef};
 use numfuse_core::diagnostic::{Code, Diagnostic};
+use numfuse_core::kernel::Role;
+use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided};
 use numfuse_cuda::Backend;
+use numfuse_cuda::matmul::Product;
 use smallvec::SmallVec;
+
+/// What is fused into the products of a plan on a device: what is fused is no step of its own, and is not stored.
+#[derive(Default)]
+pub(super) struct Fusion {
+    /// The last step that each of these products takes the place of, the product, and what is fused into it.
+    pub products: Vec<(usize, usize, [Option<usize>; 3])>,
+    /// The steps that they take the place of.
+    pub steps: Vec<usize>,
+    /// The buffers that nobody uses then.
+    pub unused: Vec<BufferId>,
+}
+
+impl Fusion {
+    /// All that may be fused, where the device is better off with it.
+    pub fn new(
+        backend: &Backend,
+        plan: &Plan,
+        sizes: &[u64],
+        inputs: &[&ArrayRef<'_>],
+        places: &[Strided],
+    ) -> Result<Fusion> {
+        let mut fusion = Fusion::default();
+        let is_number = |buffer: BufferId| match plan.buffers[buffer.index()].kind {
+            BufferKind::Input(n) => inputs[n as usize].is_number(),
+            _ => false,
+        };
+        for product in (0..plan.steps.len()).filter(|i| plan.steps[*i].kernel().is_none()) {
+            // What is computed from numbers alone has no place in memory.
+            let written = |step: usize| plan.steps[step].accesses(Role::Out).count();
+            let reads = |step: &usize| {
+                plan.steps[*step].operands.iter().filter(|a| !is_number(a.buffer)).count() > written(*step)
+            };
+            let fused = plan.fusible(product).map(|step| step.filter(reads));
+            let Some(last) = fused.iter().flatten().max() else { continue };
+            let alone = plan.bind_product(product, [None; 3], sizes, places)?;
+            let alone = Product::new(alone.dtype, &alone.launch, [None, None, None]).map_err(cuda_error)?;
+            if !backend.fuses(&alone) {
+                continue;
+            }
+            let operands = &plan.steps[product].operands;
+            fusion.unused.extend((0..3).filter(|n| fused[*n].is_some()).map(|n| operands[n].buffer));
+            fusion.steps.extend(fused.iter().flatten().copied().chain([product]));
+            fusion.products.push(((*last).max(product), product, fused));
+        }
+        Ok(fusion)
+    }
+}
 
 /// Evaluates a program into new arrays, by an engine with a device.
 pub(super) fn run(

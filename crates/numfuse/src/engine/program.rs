@@ -6,8 +6,9 @@
 //!
 //! Invariant: a variant or call, once made, never changes; finding one takes no lock.
 
+use super::Shared;
+use super::device::{self, Fusion};
 use super::recent::{First, Recent};
-use super::{Shared, device};
 use crate::error::{Error, Result};
 use crate::expr::{Input, Recipe, Size};
 use crate::view::{ArrayMut, ArrayRef, Binding, Fit, RawArray, Slot, Steps};
@@ -279,7 +280,12 @@ impl Call {
         limit("results", output_bytes, shared.limits.output_bytes)?;
         let bindings = inputs.iter().map(|input| Binding::new(input.dtype(), input.place().clone()));
         let bindings = bindings.collect::<Result<_>>()?;
-        let mut steps = Steps::new(bindings, outputs, new_arrays, copies, slots(plan, &places)?, &plan.guards)?;
+        let fusion = match shared.device.backend() {
+            Some(backend) => Fusion::new(backend, plan, sizes, inputs, &places)?,
+            None => Fusion::default(),
+        };
+        let slots = slots(plan, &places, &fusion.unused)?;
+        let mut steps = Steps::new(bindings, outputs, new_arrays, copies, slots, &plan.guards)?;
         if let Some(backend) = shared.device.backend() {
             steps.set_device(backend, inputs, given);
         }
@@ -287,6 +293,15 @@ impl Call {
         // The first of the steps that the one before, which is not left out, may run together with.
         let mut group = None;
         for (i, step) in plan.steps.iter().enumerate() {
+            if let Some((_, product, fused)) = fusion.products.iter().find(|(last, ..)| *last == i) {
+                let bound = plan.bind_product(*product, *fused, sizes, &places)?;
+                if !bound.is_empty {
+                    steps.push_product_on_device(bound)?;
+                }
+            }
+            if fusion.steps.contains(&i) {
+                continue;
+            }
             let bound = step.bind(sizes, &places)?;
             if bound.is_empty {
                 continue;
@@ -299,7 +314,9 @@ impl Call {
                     let tier = shared.code.get(&kernel)?;
                     steps.push(&kernel, tier, bound, buffers, before == group)?;
                 }
-                Work::Matmul(dtype) if !shared.device.is_cpu() => steps.push_matmul_on_device(dtype, bound, buffers)?,
+                Work::Matmul(_) if !shared.device.is_cpu() => {
+                    steps.push_product_on_device(plan.bind_product(i, [None; 3], sizes, &places)?)?;
+                }
                 Work::Matmul(dtype) => steps.push_matmul(dtype, shared.code.compiler().is_some(), bound, buffers)?,
             }
         }
@@ -338,7 +355,8 @@ pub(super) fn limit(what: &str, bytes: usize, limit: usize) -> Result<()> {
 }
 
 /// What each buffer is. Temporaries that do not live at the same time share memory; first fit, in order of the steps.
-fn slots(plan: &Plan, places: &[Strided]) -> Result<SmallVec<[Slot; 6]>> {
+/// Those that are unused have none.
+fn slots(plan: &Plan, places: &[Strided], unused: &[BufferId]) -> Result<SmallVec<[Slot; 6]>> {
     const ALIGN: usize = 64;
     let mut slots: SmallVec<[Slot; 6]> = SmallVec::new();
     let mut temps: Vec<usize> = Vec::new();
@@ -346,6 +364,7 @@ fn slots(plan: &Plan, places: &[Strided]) -> Result<SmallVec<[Slot; 6]>> {
         slots.push(match buffer.kind {
             BufferKind::Input(n) => Slot::Input(n),
             BufferKind::Output(n) => Slot::Output(n),
+            BufferKind::Temp if unused.contains(&BufferId(i as u32)) => Slot::Temp { offset: 0, len: 0 },
             BufferKind::Guard(_) | BufferKind::Temp => {
                 temps.push(i);
                 Slot::Temp { offset: 0, len: places[i].count() as usize * buffer.dtype.size() }

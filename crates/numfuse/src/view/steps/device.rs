@@ -8,12 +8,12 @@ use crate::array::Array;
 use crate::error::{Result, cuda_error};
 use crate::layout::copy;
 use crate::view::{ArrayMut, ArrayRef, Data, DeviceMemory};
-use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Inst, Kernel, Level};
-use numfuse_core::launch::Layout;
-use numfuse_core::plan::{Bound, BufferId};
+use numfuse_core::launch::{Launch, Layout};
+use numfuse_core::plan::{Bound, BoundProduct, BufferId, FusedKernel};
 use numfuse_cuda::driver::{Function, Graph};
-use numfuse_cuda::emit::Grid;
+use numfuse_cuda::emit::{Fused, Grid};
+use numfuse_cuda::matmul::Product;
 use numfuse_cuda::{Backend, Prepared, PreparedMatmul};
 use smallvec::SmallVec;
 use std::sync::{Arc, Mutex};
@@ -63,8 +63,8 @@ const ARENA: usize = 256;
 /// A kernel or a product of matrices on a device, ready to run.
 pub(super) struct Launched {
     code: Code,
-    /// The inputs that are parameters, after those of the plan.
-    numbers: SmallVec<[u32; 2]>,
+    /// The inputs that are parameters, and which parameters.
+    numbers: SmallVec<[(usize, u32); 2]>,
     /// Of each operand.
     layouts: Vec<Layout>,
 }
@@ -180,7 +180,7 @@ impl Steps {
         }
         let is_number = |slot: Slot| matches!(slot, Slot::Input(n) if target.inputs[n as usize] == Lie::Number);
         let Bound { mut launch, offsets, params, .. } = bound;
-        let (mut kernel, mut numbers, mut kept) = (kernel, SmallVec::new(), SmallVec::<[usize; 8]>::new());
+        let (mut kernel, mut numbers, mut kept) = (kernel, SmallVec::<[u32; 2]>::new(), SmallVec::<[usize; 8]>::new());
         for (n, (_, slot)) in slots.iter().enumerate() {
             match *slot {
                 Slot::Input(input) if is_number(*slot) => numbers.push(input),
@@ -207,37 +207,67 @@ impl Steps {
         }
         let prepared = backend.prepare(&kernel, &launch, &addresses).map_err(cuda_error)?;
         let is_map = kernel.reductions.is_empty() && kernel.scratch.is_empty();
-        let params = params.iter().map(|p| p.bits()).collect();
+        let mut params: SmallVec<[u64; 4]> = params.iter().map(|p| p.bits()).collect();
+        let numbers = numbers.into_iter().map(|input| add_number(&mut params, input)).collect();
         let launched = Launched { code: Code::Kernel(Box::new(prepared)), numbers, layouts: launch.layouts };
         self.push_launched(launched, operands, params, is_map);
         Ok(())
     }
 
-    /// Adds a product of matrices with a launch of it, which runs on these buffers on the device.
-    pub fn push_matmul_on_device(
-        &mut self,
-        dtype: DType,
-        bound: Bound,
-        buffers: impl Iterator<Item = BufferId>,
-    ) -> Result<()> {
+    /// Adds a product of matrices, with what is fused into it, which runs on the device.
+    pub fn push_product_on_device(&mut self, bound: BoundProduct) -> Result<()> {
         let Some(target) = &self.device else { return Err(broken("there is no device")) };
-        let Bound { launch, offsets, .. } = bound;
-        let buffers: SmallVec<[BufferId; 8]> = buffers.collect();
-        if (buffers.len(), offsets.len(), launch.layouts.len()) != (3, 3, 3) {
+        let BoundProduct { dtype, fused, mut launch, operands: given, .. } = bound;
+        let layouts = std::mem::take(&mut launch.layouts);
+        if layouts.len() != given.len() {
             return Err(broken("operand count"));
         }
+        let number = |at: usize| match given.get(at).and_then(|(buffer, _)| self.buffers.get(buffer.index())) {
+            Some(Slot::Input(n)) if target.inputs[*n as usize] == Lie::Number => Some(*n),
+            _ => None,
+        };
+        let (mut params, mut numbers) = (SmallVec::<[u64; 4]>::new(), SmallVec::new());
         let (mut operands, mut addresses) = (SmallVec::new(), SmallVec::<[u64; 8]>::new());
-        for (n, layout) in launch.layouts.iter().enumerate() {
-            let writes = n == 2;
-            let how = Use { level: Level::Inner, size: dtype.size(), writes, folds_only: !writes };
-            let operand = self.operand(buffers[n], offsets[n], &launch, layout, how)?;
+        let mut add = |launch: &mut Launch, at: usize, how: Use| -> Result<()> {
+            let (buffer, offset) = given[at];
+            let operand = self.operand(buffer, offset, launch, &layouts[at], how)?;
             let (operand, address) = target.placed(operand);
+            launch.layouts.push(layouts[at].clone());
             operands.push(operand);
             addresses.push(address);
+            Ok(())
+        };
+        let mut at = 0;
+        let mut kernels = [None, None, None];
+        for (side, fused) in fused.into_iter().enumerate() {
+            let folds_only = side < 2;
+            let Some(FusedKernel { kernel, value, params: own }) = fused else {
+                add(&mut launch, at, Use { level: Level::Inner, size: dtype.size(), writes: side == 2, folds_only })?;
+                at += 1;
+                continue;
+            };
+            params.extend(own.iter().map(|p| p.bits()));
+            // The operands of the kernel, and of the launch, without the one that is not in memory.
+            let first = at;
+            at += kernel.operands.len() - 1;
+            let place = |n: usize| first + n - usize::from(n > value);
+            let is_number = |n: usize| n != value && number(place(n)).is_some();
+            for n in (0..kernel.operands.len()).filter(|n| *n != value) {
+                match number(place(n)) {
+                    Some(input) => numbers.push(add_number(&mut params, input)),
+                    None => {
+                        let (size, writes) = (kernel.operands[n].dtype.size(), kernel.operands[n].role == Role::Out);
+                        add(&mut launch, place(n), Use { level: Level::Inner, size, writes, folds_only })?;
+                    }
+                }
+            }
+            let before = (0..value).filter(|n| is_number(*n)).count();
+            kernels[side] = Some(Fused { kernel: with_parameters(&kernel, is_number), value: value - before });
         }
-        let prepared = target.backend.prepare_matmul(dtype, &launch, &addresses).map_err(cuda_error)?;
-        let launched = Launched { code: Code::Product(prepared), numbers: SmallVec::new(), layouts: launch.layouts };
-        self.push_launched(launched, operands, SmallVec::new(), false);
+        let product = Product::new(dtype, &launch, kernels).map_err(cuda_error)?;
+        let prepared = target.backend.prepare_matmul(&product, &addresses).map_err(cuda_error)?;
+        let launched = Launched { code: Code::Product(prepared), numbers, layouts: launch.layouts };
+        self.push_launched(launched, operands, params, false);
         Ok(())
     }
 
@@ -254,6 +284,12 @@ impl Steps {
         }
         self.steps.push(Step { code: Runner::Launched(Box::new(launched)), operands, params, is_map, joins: false });
     }
+}
+
+/// Adds a parameter that an input is; returns which.
+fn add_number(params: &mut SmallVec<[u64; 4]>, input: u32) -> (usize, u32) {
+    params.push(0);
+    (params.len() - 1, input)
 }
 
 /// A kernel in which some inputs are parameters, which come after those that it has.
@@ -327,7 +363,7 @@ impl Fit<'_, '_> {
                 let ran = unsafe {
                     match &launched.code {
                         Code::Kernel(prepared) => prepared.run(stream, addresses, params, workspace),
-                        Code::Product(prepared) => prepared.run(stream, addresses, workspace),
+                        Code::Product(prepared) => prepared.run(stream, addresses, params, workspace),
                     }
                 };
                 ran.map_err(|e| cuda_error(e).into())
@@ -372,11 +408,11 @@ impl Fit<'_, '_> {
                 addresses.push(if reaches { at() } else { 0 });
             }
             let mut params: SmallVec<[u64; 8]> = SmallVec::from_slice(&step.params);
-            for n in &launched.numbers {
+            for (at, n) in &launched.numbers {
                 let Data::Scalar { bits, .. } = self.inputs[*n as usize].data else {
                     return Err(broken("an array in place of a number").into());
                 };
-                params.push(bits);
+                params[*at] = bits;
             }
             launch(launched, &addresses, &params, workspace)?;
         }
@@ -417,7 +453,7 @@ impl Fit<'_, '_> {
                     let add = |f: &Function, grid: &Grid, words: &[u64]| capture.launch(f, grid, words);
                     let captured = match &launched.code {
                         Code::Kernel(prepared) => prepared.each(addresses, params, workspace, add),
-                        Code::Product(prepared) => prepared.each(addresses, workspace, add),
+                        Code::Product(prepared) => prepared.each(addresses, params, workspace, add),
                     };
                     captured.map_err(|e| {
                         failed = Err(e.clone());
