@@ -10,7 +10,7 @@
 //!   (`Nest::Columns`), and what consumes them joins if it has the shape of the result.
 //! * A reduction over everything has one row: what consumes it per element has to wait for the whole of it.
 //! * A product of matrices is a step of its own, which no kernel takes part in: its operands are stored, and so is it. It
-//!   reads them through any views.
+//!   reads them through any views. Which kernels a back end may fuse into it, [`crate::plan::Fusible`] says.
 //! * Stored nodes with the same loops join one kernel (several outputs in one pass), unless one has to wait for another.
 //!
 //! Invariants: nothing that a group reads depends on what the group stores; each stored node belongs to one group.

@@ -183,6 +183,20 @@ fn expect_emitted(reason: &str) {
     assert!(why.contains(reason), "{why}");
 }
 
+/// With the library only what it does not do, and what is shallow, is fused with what is around it; without it, everything.
+#[test]
+fn shallow_products_are_fused() {
+    let fuses =
+        |backend: &Backend, sizes, lie| backend.fuses(&product(&case(DType::F32, &[], sizes, lie)).expect("a product"));
+    with_cublas().run(|| {
+        let backend = backend();
+        assert!(fuses(&backend, [300, 64, 200], ROWS) && !fuses(&backend, [300, 65, 200], ROWS));
+        let two = case(DType::F32, &[2, 3], [3, 100, 5], ROWS);
+        assert!(backend.fuses(&product(&two).expect("a product")), "a stack of two dimensions is not the library's");
+    });
+    gpu().variable("NUMFUSE_CUBLAS", 0).run(|| assert!(fuses(&backend(), [300, 4096, 200], ROWS)));
+}
+
 #[test]
 fn without_the_library_products_are_emitted() {
     gpu().variable("NUMFUSE_CUBLAS", "/there/is/none").run(|| expect_emitted("/there/is/none: "));

@@ -1,7 +1,9 @@
 //! Products of matrices through the facade: within larger expressions, on top of their operands, cancelled, explained.
 //! Values are small whole numbers, whose products and sums are exact in any order, so that all back ends have to agree.
 
-use numfuse::{Array, ArrayMut, Axis, Backend, CancelToken, Code, DType, Engine, Expr, Limits, eval, lazy, vars};
+use numfuse::{
+    Array, ArrayMut, Axis, Backend, CancelToken, Code, DType, Engine, Expr, Limits, Stage, eval, lazy, vars,
+};
 
 fn engine(backend: Backend, threads: usize) -> Engine {
     Engine::builder().backend(backend).threads(threads).build().unwrap()
@@ -135,7 +137,15 @@ fn every_stage_says_what_it_is() {
         "2 operations for each of [n, k, 8]",
         "m2[i, j] = sum over k of m0[i, k] * m1[k, j]",
         "k0: no kernel, but a product of matrices of f32",
+        "k1: b1, b -> out\n    output 0: one loop over [n, 8]; may be fused into k0, before its result is stored",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
+    }
+    let cuda = all.stage(Stage::Cuda);
+    for part in [
+        "// k0: a product of matrices of f32, with k1 fused into it, where there is no cuBLAS",
+        "// k1: where cuBLAS computes k0",
+    ] {
+        assert!(cuda.contains(part), "{part}\n{cuda}");
     }
 }

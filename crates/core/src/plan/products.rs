@@ -94,7 +94,10 @@ impl Plan {
                     Ok(()) => format!("may be fused into k{product}, which reads it"),
                     Err(why) => format!("not fused into k{product}: {why}"),
                 };
-                let _ = write!(self.steps[step].reason, "; {note}");
+                // Of a product that reads two results of a kernel it is said once.
+                if !self.steps[step].reason.contains(&note) {
+                    let _ = write!(self.steps[step].reason, "; {note}");
+                }
                 if verdict.is_ok() {
                     self.steps[step].fusible = Some(Fusible { product, operand });
                 }

@@ -14,8 +14,10 @@ constexpr int THREADS_DOWN = ROWS / ROWS_EACH, THREADS_ALONG = COLUMNS / COLUMNS
 constexpr int THREADS = THREADS_DOWN * THREADS_ALONG;
 // Elements of an access of 16 bytes. Rows of shared memory are longer by as many, for the sake of its banks.
 constexpr int LANES = 16 / sizeof(T);
-// How much of a step's depth is straight-line code: some products of a thread, but no more than it has registers for.
-constexpr int PRODUCTS = ROWS_EACH * COLUMNS_EACH, UNROLL = PRODUCTS > 8 ? 64 / PRODUCTS : PRODUCTS > 1 ? 8 : 16;
+// How much of a step's depth is straight-line code: some products of a thread, but no more than it has registers for, of
+// which operands of what is fused take some.
+constexpr int PRODUCTS = ROWS_EACH * COLUMNS_EACH, SOME = PRODUCTS > 8 ? 64 / PRODUCTS : PRODUCTS > 1 ? 8 : 16;
+constexpr int UNROLL = SOME > 1 && !(Left::PLAIN && Right::PLAIN) ? SOME / 2 : SOME;
 // Neighbours among the rows and the columns of a thread.
 constexpr int ROWS_GROUP = ROWS_EACH < LANES ? ROWS_EACH : LANES;
 constexpr int COLUMNS_GROUP = COLUMNS_EACH < LANES ? COLUMNS_EACH : LANES;
@@ -189,7 +191,7 @@ static __device__ __forceinline__ void multiply(const Args& a) {
         __syncthreads();
     }
     // Stretches are stored one after the other, each as all of its matrices.
-    const i64 before = ((i64)stretch * (a.count / stretches) + matrix) * a.rows * a.columns;
+    const i64 before = ((i64)stretch * ((u32)a.count / stretches) + matrix) * a.rows * a.columns;
     char* const workspace = a.workspace + (before + first_row * a.columns + first_column) * (i64)sizeof(T);
     const Place<Out::OPERANDS> out = Place<Out::OPERANDS>(a, a.out, matrix).moved(a.out, first_row, first_column);
     if (OUT_WIDE) {
@@ -257,7 +259,7 @@ static __device__ __forceinline__ void multiply(const Args& a) {
 static __device__ __forceinline__ void add_up(const Args& a) {
     __shared__ T sums[8][32];
     const u32 stretches = (u32)a.stretches, rows = (u32)a.rows, columns = (u32)a.columns;
-    const u32 all = (u32)(a.count / stretches) * rows * columns, at = blockIdx.x * 32 + threadIdx.x;
+    const u32 all = (u32)a.count / stretches * rows * columns, at = blockIdx.x * 32 + threadIdx.x;
     T sum = 0;
     if (at < all) {
         #pragma unroll 4
