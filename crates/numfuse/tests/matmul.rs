@@ -1,9 +1,7 @@
 //! Products of matrices through the facade: within larger expressions, on top of their operands, cancelled, explained.
 //! Values are small whole numbers, whose products and sums are exact in any order, so that all back ends have to agree.
 
-use numfuse::{
-    Array, ArrayMut, Axis, Backend, CancelToken, Code, DType, Engine, Expr, Limits, Stage, eval, lazy, vars,
-};
+use numfuse::{Array, ArrayMut, Axis, Backend, CancelToken, Code, DType, Engine, Expr, Limits, eval, lazy, vars};
 
 fn engine(backend: Backend, threads: usize) -> Engine {
     Engine::builder().backend(backend).threads(threads).build().unwrap()
@@ -141,7 +139,7 @@ fn every_stage_says_what_it_is() {
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
-    let cuda = all.stage(Stage::Cuda);
+    let cuda = all.stage(numfuse::explain::Stage::Cuda);
     for part in [
         "// k0: a product of matrices of f32, with k1 fused into it, where there is no cuBLAS",
         "// k1: where cuBLAS computes k0",
