@@ -45,6 +45,9 @@ pub struct Product {
     pub(crate) sizes: [usize; 3],
     /// `left`, `right` and `out`.
     pub(crate) sides: [Side; 3],
+    /// The product without what is fused into it, whose stack may merge with its rows where this one's does not. Tiles and
+    /// stretches are chosen for that one, so that the bits do not depend on what is fused.
+    alone: Option<Box<Product>>,
 }
 
 /// What is read or written for an operand of a product: that, or the operands of a kernel that is fused into it.
@@ -88,12 +91,25 @@ pub(crate) const K: usize = 2;
 const AXES: [[usize; 2]; 3] = [[I, K], [K, J], [I, J]];
 
 impl Product {
-    /// The product of a launch, and what is fused into its `left`, `right` and `out`. The launch has a layout for each of
-    /// these, or in its place one for each operand of the kernel that is in memory.
+    /// The product of a launch with nothing fused into it.
     ///
     /// # Errors
     /// If the launch is not that of a product of matrices of floats.
-    pub fn new(dtype: DType, launch: &Launch, fused: [Option<Fused>; 3]) -> Result<Product, Error> {
+    pub fn new(dtype: DType, launch: &Launch) -> Result<Product, Error> {
+        Product::with_sides(dtype, launch, [None, None, None])
+    }
+
+    /// This product with kernels fused into `left`, `right` and `out`. The launch has a layout for each of these, or in its place
+    /// one for each operand of the kernel that is in memory.
+    ///
+    /// # Errors
+    /// If the launch is not such a one.
+    pub fn fuse(self, launch: &Launch, fused: [Option<Fused>; 3]) -> Result<Product, Error> {
+        let product = Product::with_sides(self.dtype, launch, fused)?;
+        Ok(Product { alone: Some(Box::new(self)), ..product })
+    }
+
+    fn with_sides(dtype: DType, launch: &Launch, fused: [Option<Fused>; 3]) -> Result<Product, Error> {
         let no_product = || Error::Internal(format!("not a product of matrices of {dtype}: {launch:?}"));
         let (&[i, j], &[k]) = (launch.inner.as_slice(), launch.reduced.as_slice()) else { return Err(no_product()) };
         let fits = |l: &Layout| (l.outer.len(), l.reduced.len(), l.inner.len()) == (launch.outer.len(), 1, 2);
@@ -124,7 +140,7 @@ impl Product {
             n += 1;
             side
         });
-        let mut product = Product { dtype, outer: launch.outer.clone(), sizes: [i, j, k], sides };
+        let mut product = Product { dtype, outer: launch.outer.clone(), sizes: [i, j, k], sides, alone: None };
         product.merge_stack();
         Ok(product)
     }
@@ -138,7 +154,7 @@ impl Product {
             side.places.iter_mut().for_each(|place| place.matrix.reverse());
             side
         });
-        Product { sizes: [j, i, k], sides, outer: self.outer.clone(), dtype: self.dtype }
+        Product { sizes: [j, i, k], sides, outer: self.outer.clone(), dtype: self.dtype, alone: self.alone.clone() }
     }
 
     /// True if a kernel is fused into it.
@@ -299,7 +315,7 @@ impl Form {
         self.in_matrix(product).saturating_mul(product.stack())
     }
 
-    /// How the depth is cut: the length of a stretch, whole steps, and how many there are.
+    /// How the depth is cut: the length of a stretch, whole steps, and how many there are. Of a product in its order.
     fn stretches(&self, product: &Product) -> (usize, usize) {
         let steps = product.sizes[K].div_ceil(self.depth).max(1);
         let wanted = self.blocks.div_ceil(self.count(product).max(1));
@@ -367,6 +383,8 @@ pub struct Program {
 pub struct Classified {
     product: Product,
     class: Class,
+    /// Steps of a stretch, and how many stretches there are.
+    stretches: (usize, usize),
 }
 
 impl Classified {
@@ -375,7 +393,7 @@ impl Classified {
     /// # Errors
     /// If elements are not aligned.
     pub fn new(product: &Product, addresses: &[u64]) -> Result<Classified, Error> {
-        Classified::with_tile(product, addresses, Tile::of(product))
+        Classified::with_tile(product, addresses, Tile::of(product.alone.as_deref().unwrap_or(product)))
     }
 
     /// The same in tiles that somebody chose; not all are fast, but all are right.
@@ -389,7 +407,11 @@ impl Classified {
         let product = product.oriented();
         let dtype = product.dtype;
         let form = tile.form(dtype);
-        let split = form.stretches(&product).1 > 1;
+        let stretches = match &product.alone {
+            Some(alone) => form.stretches(&alone.oriented()),
+            None => form.stretches(&product),
+        };
+        let split = stretches.1 > 1;
         let group = form.each[1].min(WIDEST / dtype.size());
         let out = &product.sides[2];
         let contiguous = split
@@ -405,7 +427,7 @@ impl Classified {
             split,
             rank,
         };
-        Ok(Classified { product, class })
+        Ok(Classified { product, class, stretches })
     }
 
     /// Its class.
@@ -418,14 +440,13 @@ impl Classified {
     /// # Errors
     /// If there are more blocks than a device has.
     pub fn dispatch(&self) -> Result<Dispatch, Error> {
-        let Classified { product, class } = self;
+        let Classified { product, class, stretches: (_, stretches) } = self;
         if product.is_empty() {
             return Ok(Dispatch { grids: smallvec![], workspace: 0 });
         }
         let form = class.tile.form(class.dtype);
-        let (_, stretches) = form.stretches(product);
         let too_many = || Error::Unsupported("a launch of more blocks than a device has".into());
-        let count = (product.stack() as u64).checked_mul(stretches as u64).ok_or_else(too_many)?;
+        let count = (product.stack() as u64).checked_mul(*stretches as u64).ok_or_else(too_many)?;
         let y = count.min(MOST_ROWS);
         let z = count.div_ceil(y);
         if z > MOST_ROWS {
@@ -437,7 +458,7 @@ impl Classified {
         let mut workspace = 0;
         if class.split {
             let elements = (product.stack() * product.sizes[I] * product.sizes[J]) as u64;
-            workspace = elements * stretches as u64 * class.dtype.size() as u64;
+            workspace = elements * *stretches as u64 * class.dtype.size() as u64;
             let x = blocks(elements.div_ceil(ADDERS[0].into())).ok_or_else(too_many)?;
             let [along, across] = ADDERS;
             grids.push(Grid { entry: 1, blocks: [x, 1, 1], threads: [along, across, 1], shared: 0 });
@@ -453,11 +474,10 @@ impl Classified {
     /// The argument block, from the addresses of the launch's operands, the bits of the parameters of all that is fused, in the
     /// order of `left`, `right` and `out`, and the address of the workspace.
     pub fn words(&self, addresses: &[u64], params: &[u64], workspace: u64) -> SmallVec<[u64; 64]> {
-        let Classified { product: Product { outer, sizes, sides, .. }, class } = self;
-        let (stretch, stretches) = class.tile.form(class.dtype).stretches(&self.product);
+        let Classified { product: Product { outer, sizes, sides, .. }, class, stretches: (stretch, stretches) } = self;
         let count = self.product.stack() * stretches;
         let mut words: SmallVec<[u64; 64]> = smallvec![workspace];
-        words.extend([sizes[I], sizes[J], sizes[K], stretch, stretches, count].map(|n| n as u64));
+        words.extend([sizes[I], sizes[J], sizes[K], *stretch, *stretches, count].map(|n| n as u64));
         let rank = usize::from(class.rank);
         words.extend((0..rank).map(|d| outer.get(d).map_or(1, |n| *n as u64)));
         for (n, side) in sides.iter().enumerate() {

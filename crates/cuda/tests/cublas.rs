@@ -65,7 +65,7 @@ fn backend() -> Backend {
 
 /// With nothing fused into it.
 fn product(case: &Case) -> Result<Product, Error> {
-    Product::new(case.dtype, &case.launch, [None, None, None])
+    Product::new(case.dtype, &case.launch)
 }
 
 /// Who did it, and the bytes of the result.

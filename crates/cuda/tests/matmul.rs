@@ -16,7 +16,7 @@ mod toolkit;
 use emulator::{Buffer, Build, Emulator, Job, Launch as Run, Relocation};
 use numfuse_core::dtype::DType;
 use numfuse_core::launch::{Launch, Layout};
-use numfuse_cuda::emit::{Fused, Source};
+use numfuse_cuda::emit::Source;
 use numfuse_cuda::matmul::{Class, Classified, Product, Program, Tile};
 use numfuse_cuda::nvrtc::Arch;
 use products::{Case, Lie, ROWS, Random, get, integers, is_exact, put};
@@ -36,7 +36,7 @@ impl Emitted for Case {
     }
 
     fn classified(&self, tile: Option<Tile>) -> Classified {
-        let product = Product::new(self.dtype, &self.launch, ALONE).expect("a product");
+        let product = Product::new(self.dtype, &self.launch).expect("a product");
         let classified = match tile {
             Some(tile) => Classified::with_tile(&product, &self.addresses(), tile),
             None => Classified::new(&product, &self.addresses()),
@@ -68,9 +68,6 @@ impl Emitted for Case {
         Job { seed, buffers, launches: launches.collect() }
     }
 }
-
-/// Nothing is fused into the products of this file.
-const ALONE: [Option<Fused>; 3] = [None, None, None];
 
 fn program(class: &Class) -> Program {
     Program::new(class, &[None, None, None])
@@ -329,7 +326,7 @@ fn tiles_suit_the_sizes() {
             inner: [m, n].into_iter().collect(),
             layouts: vec![layout(0, [m, k]), layout(1, [k, n]), layout(2, [m, n])],
         };
-        let product = Product::new(dtype, &launch, ALONE).expect("a product");
+        let product = Product::new(dtype, &launch).expect("a product");
         let classified = Classified::new(&product, &[256; 3]).expect("a class");
         let blocks = classified.dispatch().expect("a grid").grids[0].blocks;
         (classified.class().tile, classified.class().split, blocks.iter().product::<u32>())
@@ -351,11 +348,11 @@ fn tiles_suit_the_sizes() {
 #[test]
 fn what_is_no_product_is_refused() {
     let case = Case::new(DType::F64, &[2], [3, 4, 5], ROWS, || 1.0);
-    assert!(Product::new(DType::I64, &case.launch, ALONE).is_err());
+    assert!(Product::new(DType::I64, &case.launch).is_err());
     let mut launch = case.launch.clone();
     launch.layouts.pop();
-    assert!(Product::new(DType::F64, &launch, ALONE).is_err());
-    let product = Product::new(DType::F64, &case.launch, ALONE).expect("a product");
+    assert!(Product::new(DType::F64, &launch).is_err());
+    let product = Product::new(DType::F64, &case.launch).expect("a product");
     let error = Classified::new(&product, &[256, 260, 256]).map(|_| ()).expect_err("it is not aligned");
     assert_eq!(error.to_string(), "no CUDA code: f64 elements that are not aligned");
     // Nothing is read where there are no products, and nothing is done where there are no elements.

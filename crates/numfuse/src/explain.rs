@@ -276,7 +276,8 @@ fn cuda_text(plan: &Plan, sizes: &[u64], steps: &[(Work, Launch)]) -> String {
             let bound = bound.map_err(|e| numfuse_cuda::Error::Internal(e.to_string()))?;
             let fused = bound.fused.map(|fused| fused.map(|FusedKernel { kernel, value, .. }| Fused { kernel, value }));
             let aligned = vec![0; bound.operands.len()];
-            let product = Classified::new(&Product::new(*dtype, &bound.launch, fused)?, &aligned)?;
+            let product = Product::new(*dtype, launch)?.fuse(&bound.launch, fused)?;
+            let product = Classified::new(&product, &aligned)?;
             let text = matmul::Program::new(product.class(), &product.fused()).source().text.clone();
             let with: Vec<String> = fusible.iter().flatten().map(|step| format!("k{step}")).collect();
             let with =

@@ -393,6 +393,8 @@ fn fused_products_have_the_bits_of_the_cpu(engine: &Engine, device: &Device) {
             "(a[..., ::-1] + 1) @ (b - k)",
             "x = (a - 1) @ b + row; x @ (b.T * 2) - 1",
             "(a @ b).T - c.T",
+            "a @ b * 2 + (a - 1) @ b",
+            "d = lower - 1; d.T @ d * 2 + k",
         ] {
             let env = vars! { a, b, c, row, column, lower, k: 3 };
             let want = Engine::default().evaluate_with(text, &env, None).unwrap_or_else(|e| panic!("{text}: {e}"));
@@ -402,6 +404,13 @@ fn fused_products_have_the_bits_of_the_cpu(engine: &Engine, device: &Device) {
             let found = engine.evaluate_with(text, &env, None).unwrap_or_else(|e| panic!("{text}, {stack:?}: {e}"));
             assert_eq!(found, want, "{text}, {stack:?} {m} {k} {n}");
         }
+        // One kernel, however many operations: nothing is stored in between.
+        let before = engine.stats().kernels_compiled;
+        let text = "abs(maximum((a - 1) @ (b + k) + row, column) * 3 - c)";
+        let found = engine
+            .evaluate(text, &vars! { a: there[0], b: there[1], c: there[2], row: there[3], column: there[4], k: 3 });
+        assert_eq!(found.unwrap(), numfuse::evaluate(text, &vars! { a, b, c, row, column, k: 3 }).unwrap());
+        assert_eq!(engine.stats().kernels_compiled, before + 1, "{text}, {stack:?}");
         let mut out = c.to_device(device).unwrap();
         let view = out.view_mut();
         let alias = aliased(&view);

@@ -6,7 +6,8 @@
 //! nothing in between. The bits are the same: a kernel's elements are computed from the very same values.
 //!
 //! * An epilogue is the only reader of the product, and its loop covers exactly the product's elements.
-//! * A prologue has no other reader than the product, and costs a few primitives: each tile of the result repeats them.
+//! * A prologue has no other reader than the product, and costs a few primitives: each tile of the result repeats them. It may
+//!   compute both operands, as in `(a - m).T @ (a - m)`.
 //! * A kernel that could be both, between two products, is the epilogue of the first: so it is computed once.
 //!
 //! Invariant: whoever runs a product with what is fused into it does so at the last of these steps; what any of them reads is
@@ -34,7 +35,8 @@ const ONCE_A_ROW: usize = 4;
 pub struct Fusible {
     /// The step of the product.
     pub product: usize,
-    /// Which of the product's operands the kernel has to do with: it computes operand 0 or 1, or reads operand 2.
+    /// Which of the product's operands the kernel has to do with: it computes operand 0 or 1, or reads operand 2. A kernel that
+    /// computes both has to do with 0.
     pub operand: usize,
 }
 
@@ -119,7 +121,10 @@ impl Plan {
     /// The steps that may be fused into a product: into its `left`, its `right` and its `out`.
     pub fn fusible(&self, product: usize) -> [Option<usize>; 3] {
         let into = |operand| Some(Fusible { product, operand });
-        [0, 1, 2].map(|operand| self.steps.iter().position(|step| step.fusible == into(operand)))
+        let operands = &self.steps[product].operands;
+        let is_same = operands[0].buffer == operands[1].buffer;
+        [0, if is_same { 0 } else { 1 }, 2]
+            .map(|operand| self.steps.iter().position(|step| step.fusible == into(operand)))
     }
 
     /// The launch of a product for these sizes and buffers, as for [`Step::bind`], with what is fused into each of its
@@ -187,6 +192,9 @@ impl Plan {
         if self.buffers[buffer.index()].kind != BufferKind::Temp {
             return Some((reader, Err("that is an output".into())));
         }
+        if let Some(Fusible { product, .. }) = step.fusible {
+            return Some((reader, Err(format!("k{product} comes first"))));
+        }
         let verdict = is_map(kernel).and_then(|()| {
             let shape = &self.buffers[buffer.index()].shape;
             let axes = permutation(&step.operands[access]);
@@ -220,10 +228,8 @@ impl Plan {
         if self.buffers[buffer.index()].kind != BufferKind::Temp {
             return Some((writer, Err("it is an output, too".into())));
         }
-        if self.readers(buffer).len() > 1 {
-            // Said once for a product that reads it twice.
-            let said = operand == 1 && self.steps[product].operands[0].buffer == buffer;
-            return (!said).then(|| (writer, Err("it is read more than once".into())));
+        if self.readers(buffer).iter().any(|(step, _)| *step != product) {
+            return Some((writer, Err("it is not all that reads it".into())));
         }
         let verdict = is_map(kernel).and_then(|()| {
             let all = || operations(kernel, StageKind::Row).chain(operations(kernel, StageKind::Loop));

@@ -13,7 +13,7 @@ use crate::error::{Error, Result, cuda_error};
 use crate::view::{ArrayMut, ArrayRef};
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_core::kernel::Role;
-use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided};
+use numfuse_core::plan::{BoundProduct, BufferId, BufferKind, Plan, Strided};
 use numfuse_cuda::Backend;
 use numfuse_cuda::matmul::Product;
 use smallvec::SmallVec;
@@ -21,8 +21,8 @@ use smallvec::SmallVec;
 /// What is fused into the products of a plan on a device: what is fused is no step of its own, and is not stored.
 #[derive(Default)]
 pub(super) struct Fusion {
-    /// The last step that each of these products takes the place of, the product, and what is fused into it.
-    pub products: Vec<(usize, usize, [Option<usize>; 3])>,
+    /// The last step that each of these products takes the place of, the product, without and with what is fused into it.
+    pub products: Vec<(usize, Product, BoundProduct)>,
     /// The steps that they take the place of.
     pub steps: Vec<usize>,
     /// The buffers that nobody uses then.
@@ -52,14 +52,15 @@ impl Fusion {
             let fused = plan.fusible(product).map(|step| step.filter(reads));
             let Some(last) = fused.iter().flatten().max() else { continue };
             let alone = plan.bind_product(product, [None; 3], sizes, places)?;
-            let alone = Product::new(alone.dtype, &alone.launch, [None, None, None]).map_err(cuda_error)?;
+            let alone = Product::new(alone.dtype, &alone.launch).map_err(cuda_error)?;
             if !backend.fuses(&alone) {
                 continue;
             }
             let operands = &plan.steps[product].operands;
             fusion.unused.extend((0..3).filter(|n| fused[*n].is_some()).map(|n| operands[n].buffer));
             fusion.steps.extend(fused.iter().flatten().copied().chain([product]));
-            fusion.products.push(((*last).max(product), product, fused));
+            let bound = plan.bind_product(product, fused, sizes, places)?;
+            fusion.products.push(((*last).max(product), alone, bound));
         }
         Ok(fusion)
     }

@@ -9,7 +9,7 @@
 use super::Shared;
 use super::device::{self, Fusion};
 use super::recent::{First, Recent};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, cuda_error};
 use crate::expr::{Input, Recipe, Size};
 use crate::view::{ArrayMut, ArrayRef, Binding, Fit, RawArray, Slot, Steps};
 use numfuse_core::diagnostic::{Code, Diagnostic};
@@ -18,6 +18,7 @@ use numfuse_core::graph::Graph;
 use numfuse_core::pipeline;
 use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided, Work};
 use numfuse_core::shape::Unmet;
+use numfuse_cuda::matmul::Product;
 use numfuse_lang::{Ast, DimSpec, InputType};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -280,7 +281,7 @@ impl Call {
         limit("results", output_bytes, shared.limits.output_bytes)?;
         let bindings = inputs.iter().map(|input| Binding::new(input.dtype(), input.place().clone()));
         let bindings = bindings.collect::<Result<_>>()?;
-        let fusion = match shared.device.backend() {
+        let mut fusion = match shared.device.backend() {
             Some(backend) => Fusion::new(backend, plan, sizes, inputs, &places)?,
             None => Fusion::default(),
         };
@@ -293,10 +294,10 @@ impl Call {
         // The first of the steps that the one before, which is not left out, may run together with.
         let mut group = None;
         for (i, step) in plan.steps.iter().enumerate() {
-            if let Some((_, product, fused)) = fusion.products.iter().find(|(last, ..)| *last == i) {
-                let bound = plan.bind_product(*product, *fused, sizes, &places)?;
+            if let Some(at) = fusion.products.iter().position(|(last, ..)| *last == i) {
+                let (_, alone, bound) = fusion.products.swap_remove(at);
                 if !bound.is_empty {
-                    steps.push_product_on_device(bound)?;
+                    steps.push_product_on_device(alone, bound)?;
                 }
             }
             if fusion.steps.contains(&i) {
@@ -315,7 +316,9 @@ impl Call {
                     steps.push(&kernel, tier, bound, buffers, before == group)?;
                 }
                 Work::Matmul(_) if !shared.device.is_cpu() => {
-                    steps.push_product_on_device(plan.bind_product(i, [None; 3], sizes, &places)?)?;
+                    let bound = plan.bind_product(i, [None; 3], sizes, &places)?;
+                    let alone = Product::new(bound.dtype, &bound.launch).map_err(cuda_error)?;
+                    steps.push_product_on_device(alone, bound)?;
                 }
                 Work::Matmul(dtype) => steps.push_matmul(dtype, shared.code.compiler().is_some(), bound, buffers)?,
             }

@@ -214,8 +214,8 @@ impl Steps {
         Ok(())
     }
 
-    /// Adds a product of matrices, with what is fused into it, which runs on the device.
-    pub fn push_product_on_device(&mut self, bound: BoundProduct) -> Result<()> {
+    /// Adds a product of matrices, with what is fused into it, which runs on the device; `alone` is it without that.
+    pub fn push_product_on_device(&mut self, alone: Product, bound: BoundProduct) -> Result<()> {
         let Some(target) = &self.device else { return Err(broken("there is no device")) };
         let BoundProduct { dtype, fused, mut launch, operands: given, .. } = bound;
         let layouts = std::mem::take(&mut launch.layouts);
@@ -264,7 +264,10 @@ impl Steps {
             let before = (0..value).filter(|n| is_number(*n)).count();
             kernels[side] = Some(Fused { kernel: with_parameters(&kernel, is_number), value: value - before });
         }
-        let product = Product::new(dtype, &launch, kernels).map_err(cuda_error)?;
+        let product = match kernels {
+            [None, None, None] => alone,
+            kernels => alone.fuse(&launch, kernels).map_err(cuda_error)?,
+        };
         let prepared = target.backend.prepare_matmul(&product, &addresses).map_err(cuda_error)?;
         let launched = Launched { code: Code::Product(prepared), numbers, layouts: launch.layouts };
         self.push_launched(launched, operands, params, false);
