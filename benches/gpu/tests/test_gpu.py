@@ -90,6 +90,46 @@ class Cases(unittest.TestCase):
                 numpy.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=each.name)
 
 
+class Corpus(unittest.TestCase):
+    def setUp(self):
+        try:
+            import numpy
+        except ImportError:
+            self.skipTest("there is no NumPy")
+        self.numpy = numpy
+        sys.path.insert(0, str(HERE.parent))
+        import corpus
+        self.corpus, self.oracle = corpus, corpus.corpus_oracle
+
+    def test_products_have_bounds(self):
+        folder = HERE.parent.parent.parent / "tests" / "corpus" / "run"
+        tests = {path.stem: self.oracle.read_test(path) for path in folder.glob("*.test")}
+        products = {name for name, test in tests.items() if self.corpus.is_product(test["program"])}
+        self.assertEqual(products, {name for name in tests if name.startswith("matmul")})
+        for name in products:
+            want = [self.oracle.read_result(line) for line in tests[name]["sections"]["run"].splitlines()]
+            errors = self.corpus.bounds(tests[name])
+            self.assertEqual([w.shape for w in want], [e.shape for e in errors], name)
+            for one, error in zip(want, errors):
+                self.assertTrue(self.corpus.within(one, one, error), name)
+                self.assertTrue(one.dtype.kind == "f" or not error.any(), name)
+
+    def test_a_library_may_round_otherwise_and_no_more(self):
+        numpy = self.numpy
+        x = self.corpus.Bounded(numpy.full((2, 3), 1.0))
+        product = x @ x.T
+        want, eps = product.value, numpy.finfo(float).eps
+        self.assertTrue((product.error == 9 * eps).all())
+        self.assertTrue(self.corpus.within(want + 8 * eps, want, product.error))
+        self.assertFalse(self.corpus.within(want + 16 * eps, want, product.error))
+        vector = x @ self.corpus.Bounded(numpy.ones(3))
+        self.assertFalse(vector.error.any(), "products with vectors are sums")
+        nan = numpy.where([[True, False]] * 2, numpy.nan, want)
+        self.assertTrue(self.corpus.within(nan, nan, product.error))
+        self.assertFalse(self.corpus.within(want, nan, product.error))
+        self.assertFalse(self.corpus.within(nan, want, product.error))
+
+
 class Report(unittest.TestCase):
     def test_a_run_as_tables(self):
         text = report.markdown(result())
