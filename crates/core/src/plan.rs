@@ -235,7 +235,7 @@ impl Strided {
     }
 
     /// Applies a view; returns how many bytes the first element moves.
-    fn view(&mut self, view: &View) -> isize {
+    pub fn view(&mut self, view: &View) -> isize {
         match view {
             View::Transpose(perm) => {
                 *self = Strided {

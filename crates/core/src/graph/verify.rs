@@ -97,7 +97,7 @@ fn verify_node(graph: &Graph, classes: &Classes, id: NodeId, node: &Node) -> Che
             let takes = match reducer {
                 Reducer::Sum | Reducer::Prod | Reducer::Min | Reducer::Max => from.dtype != DType::Bool,
                 Reducer::Any | Reducer::All => from.dtype == DType::Bool,
-                Reducer::Moments => from.dtype.is_float(),
+                Reducer::Moments | Reducer::Center => from.dtype.is_float(),
             };
             check(takes, || format!("`{}` of {}", reducer.name(), from.dtype))?;
             let ascending = axes.windows(2).all(|w| w[0] < w[1]);

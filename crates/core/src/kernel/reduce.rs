@@ -43,6 +43,8 @@ pub enum Reducer {
     All,
     /// The sum of squared deviations from the mean, by Welford's update and Chan's merge; float.
     Moments,
+    /// The mean that [`Reducer::Moments`] keeps beside its result: whoever merges states of parts of an array needs both.
+    Center,
 }
 
 /// How many lanes a leaf of this nest has: 256 bytes' worth, at most 64, for rows; one for columns, whose vector
@@ -67,8 +69,16 @@ pub const fn leaf(nest: Nest) -> usize {
 
 impl Reducer {
     /// Every reducer.
-    pub const ALL: [Reducer; 7] =
-        [Reducer::Sum, Reducer::Prod, Reducer::Min, Reducer::Max, Reducer::Any, Reducer::All, Reducer::Moments];
+    pub const ALL: [Reducer; 8] = [
+        Reducer::Sum,
+        Reducer::Prod,
+        Reducer::Min,
+        Reducer::Max,
+        Reducer::Any,
+        Reducer::All,
+        Reducer::Moments,
+        Reducer::Center,
+    ];
 
     /// The name in printed kernels.
     pub const fn name(self) -> &'static str {
@@ -80,10 +90,11 @@ impl Reducer {
             Reducer::Any => "any",
             Reducer::All => "all",
             Reducer::Moments => "moments",
+            Reducer::Center => "center",
         }
     }
 
-    /// The state before any element. For all but `Moments` it is an exact identity of `merge`: `x + -0.0` is `x`
+    /// The state before any element. For all that do not count it is an exact identity of `merge`: `x + -0.0` is `x`
     /// for every `x`, which `x + 0.0` is not.
     pub fn init(self, dtype: DType) -> State<Literal> {
         let one = |x: Literal| SmallVec::from_elem(x, 1);
@@ -96,14 +107,14 @@ impl Reducer {
             Reducer::Max => one(Literal::min_of(dtype)),
             Reducer::Any => one(Literal::bool(false)),
             Reducer::All => one(Literal::bool(true)),
-            Reducer::Moments => SmallVec::from_elem(Literal::from_i64(dtype, 0), 2),
+            Reducer::Moments | Reducer::Center => SmallVec::from_elem(Literal::from_i64(dtype, 0), 2),
         }
     }
 
     /// The result of folding no elements; none for `min` and `max`, where it is the caller's error.
     pub fn empty(self, dtype: DType) -> Option<Literal> {
         match self {
-            Reducer::Sum | Reducer::Moments => Some(Literal::from_i64(dtype, 0)),
+            Reducer::Sum | Reducer::Moments | Reducer::Center => Some(Literal::from_i64(dtype, 0)),
             Reducer::Min | Reducer::Max => None,
             Reducer::Prod | Reducer::Any | Reducer::All => Some(self.init(dtype)[0]),
         }
@@ -122,15 +133,15 @@ impl Reducer {
         match self {
             Reducer::Sum | Reducer::Prod => !matches!(dtype.kind(), Kind::Float),
             Reducer::Min | Reducer::Max | Reducer::Any | Reducer::All => true,
-            Reducer::Moments => false,
+            Reducer::Moments | Reducer::Center => false,
         }
     }
 
-    /// Folding one element: arguments are the state, the element, and (for `Moments`) the count as `dtype`, which
+    /// Folding one element: arguments are the state, the element, and (if it [counts](Reducer::counts)) the count as `dtype`, which
     /// includes this element; results are the new state.
     pub fn step(self, dtype: DType) -> Body {
         let mut b = Builder::body();
-        if self == Reducer::Moments {
+        if self.counts() {
             // Welford 1962: mean += (x - mean)/k; m2 += (x - mean_before)*(x - mean_after).
             let (mean, m2, x, k) = (b.arg(0, dtype), b.arg(1, dtype), b.arg(2, dtype), b.arg(3, dtype));
             let one = b.float(dtype, 1.0);
@@ -146,11 +157,11 @@ impl Reducer {
         b.finish_body(&[next])
     }
 
-    /// Merging two states: arguments are the left state, the right state, and (for `Moments`) the two counts as
+    /// Merging two states: arguments are the left state, the right state, and (if it counts) the two counts as
     /// `dtype`; results are the merged state. The left side holds the earlier elements.
     pub fn merge(self, dtype: DType) -> Body {
         let mut b = Builder::body();
-        if self == Reducer::Moments {
+        if self.counts() {
             // Chan, Golub & LeVeque 1979.
             let (mean_a, m2_a, mean_b, m2_b) = (b.arg(0, dtype), b.arg(1, dtype), b.arg(2, dtype), b.arg(3, dtype));
             let (count_a, count_b) = (b.arg(4, dtype), b.arg(5, dtype));
@@ -171,7 +182,7 @@ impl Reducer {
 
     /// True if `step` and `merge` take counts.
     pub const fn counts(self) -> bool {
-        matches!(self, Reducer::Moments)
+        matches!(self, Reducer::Moments | Reducer::Center)
     }
 
     fn combine(self, b: &mut Builder, x: super::Value, y: super::Value) -> super::Value {
@@ -182,7 +193,7 @@ impl Reducer {
             Reducer::Max => crate::math::maximum(b, &[x, y]),
             Reducer::Any => b.or(x, y),
             Reducer::All => b.and(x, y),
-            Reducer::Moments => b.prim(Prim::Add, &[x, y]),
+            Reducer::Moments | Reducer::Center => b.prim(Prim::Add, &[x, y]),
         }
     }
 }

@@ -455,8 +455,8 @@ impl Generator<'_> {
         let dtype = self.b.dtype(x);
         let dtype = match reducer {
             Reducer::Any | Reducer::All => DType::Bool,
-            Reducer::Moments if !dtype.is_float() => DType::F32,
-            Reducer::Moments => dtype,
+            Reducer::Moments | Reducer::Center if !dtype.is_float() => DType::F32,
+            Reducer::Moments | Reducer::Center => dtype,
             _ if dtype == DType::Bool => DType::I64,
             _ => dtype,
         };
