@@ -30,7 +30,7 @@ use numfuse_core::diagnostic::Code;
 use numfuse_core::dtype::DType;
 use numfuse_core::launch::for_each_index;
 use numfuse_core::literal::Literal;
-use numfuse_core::plan::Strided;
+use numfuse_core::plan::{Strided, View};
 use smallvec::SmallVec;
 use std::fmt;
 use std::marker::PhantomData;
@@ -298,6 +298,44 @@ impl<'a> ArrayRef<'a> {
         Ok(part)
     }
 
+    /// A box of the elements: those of a range of indices of each dimension.
+    ///
+    /// # Errors
+    /// As [`ArrayRef::slice`].
+    pub(crate) fn part(&self, ranges: &[std::ops::Range<u64>]) -> Result<ArrayRef<'a>> {
+        let mut part = self.clone();
+        for (axis, range) in ranges.iter().enumerate() {
+            part.data = moved(part.data, slice(&mut part.place, axis, &(range.start as usize..range.end as usize))?);
+        }
+        Ok(part)
+    }
+
+    /// What views show, in a larger domain: its dimension `i` runs along dimension `axes[i]` of the domain. Where it has size
+    /// 1, and along the other dimensions, elements repeat. Indices of the views are in range.
+    ///
+    /// # Errors
+    /// If the sizes do not go together.
+    pub(crate) fn spread(&self, views: &[View], axes: &[u8], domain: &[u64]) -> Result<ArrayRef<'a>> {
+        let mut spread = self.clone();
+        for view in views {
+            spread.data = moved(spread.data, spread.place.view(view));
+        }
+        let mut place = Strided { shape: domain.into(), strides: SmallVec::from_elem(0, domain.len()) };
+        let Strided { shape, strides } = &spread.place;
+        for ((axis, size), stride) in axes.iter().zip(shape).zip(strides) {
+            let (axis, wanted) = (usize::from(*axis), domain.get(usize::from(*axis)));
+            if *size == 1 {
+                continue;
+            }
+            if wanted != Some(size) {
+                return Err(Error::new(Code::Internal, format!("an array of shape {shape:?} in {domain:?}")));
+            }
+            place.strides[axis] = *stride;
+        }
+        spread.place = place;
+        Ok(spread)
+    }
+
     /// The same elements seen as an array of a larger shape: dimensions of size 1 are repeated, and new ones come first.
     ///
     /// # Errors
@@ -429,19 +467,19 @@ impl<'a> ArrayMut<'a> {
         Ok(ArrayMut { first: bytes.as_mut_ptr(), memory: None, dtype, place, life: PhantomData })
     }
 
-    /// The first rows and the others. The elements of an array that is written lie apart.
+    /// The first indices of a dimension and the others. The elements of an array that is written lie apart.
     ///
     /// # Errors
-    /// If there are not so many rows, or elements share memory.
-    pub(crate) fn split_rows(mut self, rows: usize) -> Result<(ArrayMut<'a>, ArrayMut<'a>)> {
+    /// If there are not so many indices, or elements share memory.
+    pub(crate) fn split(mut self, axis: usize, count: usize) -> Result<(ArrayMut<'a>, ArrayMut<'a>)> {
         if crate::layout::overlaps_itself(&self.place, self.dtype) {
             return Err(Error::new(Code::Internal, "a split of an array whose elements share memory"));
         }
         let Self { first, memory, dtype, ref place, .. } = self;
         let mut head = ArrayMut { first, memory, dtype, place: place.clone(), life: PhantomData };
-        let all = head.place.shape.first().map_or(0, |n| *n as usize);
-        slice(&mut head.place, 0, &(0..rows))?;
-        self.first = self.first.wrapping_offset(slice(&mut self.place, 0, &(rows..all))?);
+        let all = head.place.shape.get(axis).map_or(0, |n| *n as usize);
+        slice(&mut head.place, axis, &(0..count))?;
+        self.first = self.first.wrapping_offset(slice(&mut self.place, axis, &(count..all))?);
         Ok((head, self))
     }
 
@@ -495,6 +533,19 @@ impl<'a> ArrayMut<'a> {
     pub fn slice(&mut self, axis: usize, range: std::ops::Range<usize>) -> Result<ArrayMut<'_>> {
         let mut part = self.reborrow();
         part.first = part.first.wrapping_offset(slice(&mut part.place, axis, &range)?);
+        Ok(part)
+    }
+
+    /// A box of the elements, as [`ArrayRef::part`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn part(&mut self, ranges: &[std::ops::Range<u64>]) -> Result<ArrayMut<'_>> {
+        let mut part = self.reborrow();
+        for (axis, range) in ranges.iter().enumerate() {
+            let by = slice(&mut part.place, axis, &(range.start as usize..range.end as usize))?;
+            part.first = part.first.wrapping_offset(by);
+        }
         Ok(part)
     }
 

@@ -189,6 +189,16 @@ def test_arrays_of_the_host_go_through_the_device():
     np.testing.assert_array_equal(out, 2 * a + 1)
 
 
+def test_fields_of_structured_arrays_go_through_the_device():
+    records = np.zeros(500, dtype=[("kind", "u1"), ("x", "f8"), ("y", "f4")])
+    records["x"], records["y"] = np.linspace(-1, 1, 500), np.linspace(0, 3, 500)
+    x, y = records["x"], records["y"]
+    assert x.ctypes.data % 8 and x.strides == (13,)
+    found = numfuse.evaluate("2*x + y, sum(x)", device="cuda")
+    for one, want in zip(found, numfuse.evaluate("2*x + y, sum(x)")):
+        np.testing.assert_array_equal(one, want)
+
+
 def test_nothing_is_moved_unasked():
     a, b = numfuse.to_device(np.ones(3)), np.ones(3)
     with pytest.raises(numfuse.DeviceError, match="input `b` is on cpu, other arrays are on cuda:0") as error:

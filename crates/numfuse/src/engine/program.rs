@@ -9,6 +9,7 @@
 use super::Shared;
 use super::device::{self, Fusion};
 use super::recent::{First, Recent};
+use super::streaming::Passes;
 use crate::error::{Error, Result, cuda_error};
 use crate::expr::{Input, Recipe, Size};
 use crate::view::{ArrayMut, ArrayRef, Binding, Fit, RawArray, Slot, Steps};
@@ -21,12 +22,14 @@ use numfuse_core::shape::Unmet;
 use numfuse_cuda::matmul::Product;
 use numfuse_lang::{Ast, DimSpec, InputType};
 use smallvec::SmallVec;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Where a program's graph comes from.
 pub(crate) enum Source {
     Text(Arc<Ast>),
     Recipe(Arc<Recipe>),
+    /// The graph itself, in which every size of 1 is known to be one.
+    Graph(Box<Graph>),
 }
 
 pub(crate) struct Program {
@@ -49,6 +52,8 @@ const VARIANTS: usize = 16;
 /// A plan.
 pub(crate) struct Variant {
     pub plan: Plan,
+    /// The same work as passes over parts of arrays of the host, once that is asked for; see `streaming/passes.rs`.
+    passes: OnceLock<Result<Option<Passes>>>,
 }
 
 /// See the module text.
@@ -72,6 +77,7 @@ impl Program {
     pub fn graph(&self, shared: &Shared, symbol_hints: Option<Vec<u64>>) -> Result<Graph> {
         match &self.source {
             Source::Recipe(recipe) => recipe.graph(symbol_hints),
+            Source::Graph(graph) => Ok(Graph::clone(graph)),
             Source::Text(ast) => {
                 let given: Vec<&Input> = self.inputs.iter().chain(&self.unused).collect();
                 let shapes: Vec<_> = given.iter().map(|input| input.spec()).collect();
@@ -87,7 +93,7 @@ impl Program {
     pub fn tree(&self) -> Option<String> {
         match &self.source {
             Source::Text(ast) => Some(ast.to_string()),
-            Source::Recipe(_) => None,
+            Source::Recipe(_) | Source::Graph(_) => None,
         }
     }
 
@@ -196,7 +202,7 @@ impl Program {
         if !plan.graph.inputs().iter().map(|i| &i.name).eq(self.inputs.iter().map(|i| &i.name)) {
             return Err(Error::new(Code::Internal, "a plan with other inputs than its expression"));
         }
-        let variant = Arc::new(Variant { plan });
+        let variant = Arc::new(Variant { plan, passes: OnceLock::new() });
         self.variants.add(variant.clone(), VARIANTS);
         Ok(variant)
     }
@@ -228,6 +234,12 @@ impl Input {
 }
 
 impl Variant {
+    /// The same work as passes over parts of arrays; none if it has no parts.
+    pub fn passes(&self) -> Result<Option<&Passes>> {
+        let passes = self.passes.get_or_init(|| Passes::new(&self.plan.graph).map_err(Error::from));
+        passes.as_ref().map(Option::as_ref).map_err(Error::clone)
+    }
+
     /// The dtype of each result, in order, and its place as a new array.
     pub fn results(&self, sizes: &[u64]) -> Result<SmallVec<[(DType, Strided); 1]>> {
         let place = |buffer: &BufferId| {

@@ -10,12 +10,13 @@ use crate::error::{Error, Result, cuda_error};
 use crate::layout::{is_row_major, reach_of};
 use numfuse_core::diagnostic::Code;
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::{Builder, Level, Nest, Role, StageKind};
+use numfuse_core::kernel::{Builder, Kernel, Level, Nest, Reducer, Role, StageKind};
 use numfuse_core::launch::{Launch, Layout};
+use numfuse_core::literal::Literal;
 use numfuse_core::plan::Strided;
 use numfuse_cuda::Backend;
 use numfuse_cuda::driver::{Pinned, Stream};
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 use std::any::Any;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -174,6 +175,61 @@ impl Array {
 }
 
 impl Array {
+    /// The components of two states of a reducer, each of an array of the device, merged element by element: each pair by
+    /// [`Reducer::merge`], the left one of earlier elements. `counts` are how many elements each side is of.
+    pub(crate) fn merged(
+        reducer: Reducer,
+        left: &[Array],
+        right: &[Array],
+        counts: [u64; 2],
+    ) -> Result<SmallVec<[Array; 2]>> {
+        let broken = || Error::new(Code::Internal, "states that do not go together");
+        let first = left.first().ok_or_else(broken)?;
+        let (dtype, place, count) = (first.dtype(), first.view().place().clone(), first.len());
+        let components = reducer.init(dtype).len();
+        let states: SmallVec<[&Array; 4]> = left.iter().chain(right).collect();
+        let alike = |state: &&Array| state.dtype() == dtype && *state.view().place() == place;
+        let packed = is_row_major(&place, dtype.size());
+        if (left.len(), right.len()) != (components, components) || !packed || !states.iter().all(alike) {
+            return Err(broken());
+        }
+        let mut builder = Builder::kernel(Nest::Rows);
+        let mut operand = |role| builder.operand(dtype, role, Level::Inner);
+        let inputs: SmallVec<[u32; 4]> = states.iter().map(|_| operand(Role::In)).collect();
+        let outputs: SmallVec<[u32; 2]> = left.iter().map(|_| operand(Role::Out)).collect();
+        let counts = if reducer.counts() { &counts[..] } else { &[] };
+        let params: SmallVec<[_; 2]> = counts.iter().map(|_| builder.param(dtype)).collect();
+        builder.stage(StageKind::Loop);
+        let mut args: SmallVec<[_; 6]> = inputs.iter().map(|n| builder.load(*n)).collect();
+        args.extend(params);
+        let merged = builder.inline(&reducer.merge(dtype), &args);
+        outputs.iter().zip(&merged).for_each(|(n, value)| builder.store(*n, *value));
+        let memory: SmallVec<[&DeviceMemory; 4]> = states.iter().filter_map(|state| state.device_memory()).collect();
+        let backend = &memory.first().ok_or_else(broken)?.backend;
+        let mut results: SmallVec<[Array; 2]> = SmallVec::new();
+        for _ in 0..components {
+            let memory = Box::new(DeviceMemory::uninit(backend, count * dtype.size())?);
+            results.push(Array::of_device_memory(memory, dtype, place.clone()));
+        }
+        let layout = Layout { inner: SmallVec::from_iter([dtype.size() as isize]), ..Layout::default() };
+        let arrays = || states.iter().copied().chain(&results);
+        let launch = Launch {
+            inner: SmallVec::from_iter([count]),
+            layouts: arrays().map(|_| layout.clone()).collect(),
+            ..Launch::default()
+        };
+        let addresses: SmallVec<[u64; 8]> = arrays().filter_map(Array::device_address).collect();
+        if addresses.len() != launch.layouts.len() {
+            return Err(broken());
+        }
+        let params: SmallVec<[u64; 2]> = counts.iter().map(|n| Literal::from_i64(dtype, *n as i64).bits()).collect();
+        let memory = arrays().filter_map(Array::device_memory);
+        // SAFETY: the launch goes along the elements of arrays that were just found to have as many, in their own memory; those
+        // that are written are new.
+        unsafe { launched(backend, builder.finish(), launch, &addresses, &params, memory) }?;
+        Ok(results)
+    }
+
     /// As [`Array::view_mut`], of an array of a device that several hold, as those of another language may.
     ///
     /// # Errors
@@ -273,25 +329,39 @@ fn copy_elements(
     builder.stage(StageKind::Loop);
     let element = builder.load(input);
     builder.store(output, element);
-    let mut kernel = builder.finish();
+    let kernel = builder.finish();
     let layout = |place: &Strided| Layout { inner: place.strides.iter().copied().collect(), ..Layout::default() };
-    let mut launch = Launch {
+    let launch = Launch {
         inner: to.place.shape.iter().map(|n| *n as usize).collect(),
         layouts: vec![layout(&from.place), layout(&to.place)],
         ..Launch::default()
     };
+    let addresses: SmallVec<[u64; 2]> = smallvec![address, to.first as u64];
+    // SAFETY: the launch reaches the elements of the two arrays; the caller promises that they do not overlap.
+    unsafe { launched(&target.backend, kernel, launch, &addresses, &[], [source, target]) }
+}
+
+/// Has a device run a kernel without reductions.
+///
+/// # Safety
+/// From its address each operand reaches, in this launch, its own memory of that device only, which is given back in the order of
+/// the device's stream; what is written overlaps no input.
+unsafe fn launched<'m>(
+    backend: &Backend,
+    mut kernel: Kernel,
+    mut launch: Launch,
+    addresses: &[u64],
+    params: &[u64],
+    memory: impl IntoIterator<Item = &'m DeviceMemory>,
+) -> Result<()> {
     launch.canonicalize(&kernel);
-    let access: smallvec::SmallVec<[_; 2]> = launch.access(&kernel).collect();
+    let access: SmallVec<[_; 8]> = launch.access(&kernel).collect();
     for (operand, access) in kernel.operands.iter_mut().zip(access) {
         operand.access = access;
     }
-    let addresses: smallvec::SmallVec<[u64; 2]> = smallvec![address, to.first as u64];
-    let backend = &target.backend;
-    let prepared = backend.prepare(&kernel, &launch, &addresses).map_err(cuda_error)?;
+    let prepared = backend.prepare(&kernel, &launch, addresses).map_err(cuda_error)?;
     let workspace = backend.stream().allocate(prepared.workspace() as usize).map_err(cuda_error)?;
-    source.used_on(backend.stream())?;
-    target.used_on(backend.stream())?;
-    // SAFETY: each launch reaches the elements of the two arrays, which are in memory of this device that is given back in
-    // the order of its stream; the caller promises that they do not overlap.
-    unsafe { prepared.run(backend.stream(), &addresses, &[], workspace.address()) }.map_err(cuda_error)
+    memory.into_iter().try_for_each(|memory| memory.used_on(backend.stream()))?;
+    // SAFETY: as the caller promises.
+    unsafe { prepared.run(backend.stream(), addresses, params, workspace.address()) }.map_err(cuda_error)
 }
