@@ -49,7 +49,7 @@ pub struct Request<'a> {
     pub arch: Arch,
     /// How it is compiled.
     pub options: Options,
-    /// Which compiler would compile it. `None` where there is none: then the code of any will do.
+    /// Which compiler would compile it. `None` where there is none: then the code of any will do that the driver takes.
     pub compiler: Option<Version>,
 }
 
@@ -87,7 +87,7 @@ impl Cache {
     }
 
     /// The machine code of a text for devices of this architecture, compiled by the compiler of this process unless it is
-    /// here already. Without a compiler, what another one has left here will do.
+    /// here already. Without a compiler, what another one has left here will do, if the driver takes it.
     pub fn machine_code(&self, text: &str, arch: Arch, options: Options) -> Result<Arc<[u8]>, Error> {
         let compiler = Compiler::load();
         let version = compiler.as_ref().ok().map(Compiler::version);
@@ -130,7 +130,10 @@ impl Cache {
         let arch = self.folder.as_ref()?.join(request.arch.to_string());
         let folders = match request.compiler {
             Some(version) => vec![arch.join(folder_name(version))],
-            None => versions(&arch).into_values().rev().collect(),
+            None => {
+                let driver = crate::nvrtc::driver_version();
+                versions(&arch).into_iter().rev().filter(|(v, _)| v.suits(driver)).map(|(_, folder)| folder).collect()
+            }
         };
         folders.iter().find_map(|folder| read_file(&folder.join(&name), hash))
     }

@@ -113,6 +113,13 @@ impl Driver {
     }
 }
 
+/// The newest version of CUDA that the driver of this machine is for, as (major, minor); none if there is no driver. It is not
+/// initialised for that, so that processes may still fork.
+pub(crate) fn installed() -> Option<(u32, u32)> {
+    static VERSION: OnceLock<Option<i32>> = OnceLock::new();
+    VERSION.get_or_init(|| Api::load().1).map(major_minor)
+}
+
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = self.version();

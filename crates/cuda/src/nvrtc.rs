@@ -3,7 +3,8 @@
 //! * The library is looked for when it is first needed, loaded once per process, and stays loaded. Where
 //!   there is none, [`Compiler::load`] says what was tried; nothing panics.
 //! * The result is machine code (CUBIN) of one architecture, never PTX: the driver would have to compile that again, and
-//!   refuses it when the library is newer than itself.
+//!   refuses it when the library is newer than itself. Machine code of one major version needs a driver for that version or
+//!   a newer one: a library that is too new for the driver of this machine is passed over.
 //! * Without [`Options::fast`], arithmetic is IEEE 754's: no contraction, no flushing of subnormals, correctly rounded
 //!   division and square root. With these, `+ - * /` and `sqrt` have the interpreter's bits.
 //! * A text that does not compile is a bug in numfuse: it is saved to a file, which the error names.
@@ -115,15 +116,16 @@ impl Compiler {
     /// The library that this process finds first; every call returns the same one, or the same error.
     ///
     /// Looked for in this order: the file or folder that `$NUMFUSE_NVRTC` names, and no other if it is set; where the
-    /// system's loader looks; the active Python environment; a CUDA toolkit.
+    /// system's loader looks; the active Python environment; a CUDA toolkit. If there is a driver, one whose code it takes.
     pub fn load() -> Result<Compiler, Error> {
         static LOADED: OnceLock<Result<Compiler, Error>> = OnceLock::new();
-        LOADED.get_or_init(|| open_first(&search::candidates(&NVRTC, &|name| std::env::var_os(name)))).clone()
+        let candidates = || search::candidates(&NVRTC, &|name| std::env::var_os(name));
+        LOADED.get_or_init(|| open_first(&candidates(), driver_version())).clone()
     }
 
-    /// The library of this file, or the newest one in this folder.
+    /// The library of this file, or the newest one in this folder, whatever the driver.
     pub fn load_from(path: &Path) -> Result<Compiler, Error> {
-        open_first(&search::at(&NVRTC, path))
+        open_first(&search::at(&NVRTC, path), None)
     }
 
     /// The version of the library.
@@ -179,14 +181,44 @@ pub fn save_text(text: &str) -> String {
     }
 }
 
-/// Opens the first library that can be; otherwise the error says why each cannot.
-fn open_first(candidates: &[std::path::PathBuf]) -> Result<Compiler, Error> {
+/// The version of CUDA that the driver of this machine is for; none without a driver.
+pub(crate) fn driver_version() -> Option<Version> {
+    crate::driver::installed().map(|(major, minor)| Version { major, minor })
+}
+
+impl Version {
+    /// True if a driver for a version of CUDA takes machine code of this compiler; without a driver there is nothing to ask.
+    pub(crate) fn suits(self, driver: Option<Version>) -> bool {
+        driver.is_none_or(|driver| self.major <= driver.major)
+    }
+}
+
+/// Opens the first library that can be and whose code a driver takes; otherwise the error says why each is none.
+fn open_first(candidates: &[std::path::PathBuf], driver: Option<Version>) -> Result<Compiler, Error> {
     let mut reasons = Vec::new();
+    let mut newer: Option<Compiler> = None;
     for path in candidates {
         match Library::open(path) {
-            Ok(library) => return Ok(Compiler { library: Arc::new(library) }),
+            Ok(library) => {
+                let compiler = Compiler { library: Arc::new(library) };
+                if compiler.version().suits(driver) {
+                    return Ok(compiler);
+                }
+                newer.get_or_insert(compiler);
+            }
             Err(reason) => reasons.push(format!("\n  {}: {reason}", path.display())),
         }
+    }
+    if let (Some(compiler), Some(driver)) = (newer, driver) {
+        let (has, Version { major: wants, .. }) = (driver.major, compiler.version());
+        let also = match has {
+            12.. => format!(", or have a compiler for it beside: `pip install nvidia-cuda-nvrtc-cu{has}`"),
+            _ => String::new(),
+        };
+        return Err(Error::DriverTooOld(format!(
+            "it is for CUDA {driver}, and the compiler that was found, {compiler:?}, makes code for drivers of CUDA {wants}.0 or \
+             newer: update the driver{also}"
+        )));
     }
     let tried = if reasons.is_empty() { " nothing that could be it".to_owned() } else { reasons.concat() };
     Err(Error::NoCompiler(format!(

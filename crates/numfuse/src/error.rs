@@ -133,7 +133,9 @@ pub(crate) fn cuda_error(error: numfuse_cuda::Error) -> Error {
         Cuda::NoDriver(reason) => new(Code::Device, "there is no CUDA on this machine")
             .why(format!("the NVIDIA driver library cannot be loaded: {reason}"))
             .hint("install the NVIDIA driver, or use the CPU"),
-        Cuda::DriverTooOld(reason) => new(Code::Device, "the NVIDIA driver is too old").why(reason).hint("update it"),
+        Cuda::DriverTooOld(reason) => new(Code::Device, "the NVIDIA driver is too old")
+            .why(reason)
+            .hint("`nvidia-smi` tells the version of the driver; https://www.nvidia.com/drivers has newer ones"),
         Cuda::NoDevice { index, count } => {
             let error = new(Code::Device, &format!("there is no device cuda:{index}"));
             match count {

@@ -2,11 +2,13 @@
 // emulator (crates/cuda/tests/emulator). The text is compiled by another process, the program that $FAKE_NVRTC_PROGRAM
 // names: a test, which finds the text in the file $FAKE_NVRTC_TEXT and leaves the result beside it, in FILE.so.
 //
-// $FAKE_NVRTC_REFUSE=1 has every compilation fail as for a text with mistakes in it.
+// $FAKE_NVRTC_REFUSE=1 has every compilation fail as for a text with mistakes in it. A library whose name ends in `.so.12` is
+// of version 12.9, any other one of version 13.0. $FAKE_NVRTC_LOG is what the log ends with.
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -39,7 +41,10 @@ std::string quoted(const std::string &word) { return "'" + word + "'"; }
 extern "C" {
 
 int nvrtcVersion(int *major, int *minor) {
-    *major = 13, *minor = 0;
+    Dl_info info;
+    std::string file = dladdr(reinterpret_cast<void *>(&nvrtcVersion), &info) ? info.dli_fname : "";
+    bool is_12 = file.size() > 6 && file.compare(file.size() - 6, 6, ".so.12") == 0;
+    *major = is_12 ? 12 : 13, *minor = is_12 ? 9 : 0;
     return SUCCESS;
 }
 
@@ -89,6 +94,7 @@ int nvrtcCompileProgram(Program *program, int count, const char *const *options)
         program->log.append(buffer, got);
     bool ended = pclose(process) == 0;
     program->code = read(result);
+    program->log += variable("FAKE_NVRTC_LOG");
     unlink(file.c_str()), unlink(result.c_str()), rmdir(folder);
     return ended && !program->code.empty() ? SUCCESS : COMPILATION;
 }
