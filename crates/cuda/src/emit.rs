@@ -135,6 +135,27 @@ impl Program {
         Ok(Program { source, class: *class, fields, room: rows::Room::new(kernel) })
     }
 
+    /// The program of a kernel for a class, and what `make` makes of it: of a narrower class, if what threads then keep in
+    /// memory for want of registers takes fewer bytes, which `make` tells as well. A few bytes are what compilers park
+    /// outside of loops to make room for another block.
+    pub fn fitted<T>(
+        kernel: &Kernel,
+        class: &Class,
+        mut make: impl FnMut(&Program) -> Result<(T, u32), Error>,
+    ) -> Result<(Program, T), Error> {
+        let mut program = Program::new(kernel, class)?;
+        let (mut made, mut bytes) = make(&program)?;
+        while bytes > PARKED
+            && let Some(class) = program.class.narrower()
+            && let Ok(next) = Program::new(kernel, &class)
+            && let Ok((next_made, next_bytes)) = make(&next)
+            && next_bytes < bytes
+        {
+            (program, made, bytes) = (next, next_made, next_bytes);
+        }
+        Ok((program, made))
+    }
+
     /// The text.
     pub fn source(&self) -> &Source {
         &self.source
@@ -166,6 +187,9 @@ impl Program {
         self.fields.iter().map(|field| index::word(*field, &self.class, launch, pointers, params, workspace)).collect()
     }
 }
+
+/// Bytes of memory of a thread that are no want of registers yet.
+const PARKED: u32 = 32;
 
 /// The words that an argument block may have: 32,764 bytes are what devices take.
 const MOST_FIELDS: usize = 4000;

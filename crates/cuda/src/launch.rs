@@ -4,6 +4,8 @@
 //! and the functions of the kernel for that class: loaded already, on disk, or compiled now. A [`Prepared`] launch holds
 //! everything but addresses and parameters; running it writes those into its argument block and calls the driver.
 //!
+//! Code whose threads lack registers is compiled again for fewer elements a thread, and the better of the two is kept.
+//!
 //! Invariants: a prepared launch runs only with addresses that are aligned as those it was prepared for. No lock is held
 //! while anything is compiled or launched. `matmul` does the same for products of matrices.
 
@@ -126,8 +128,12 @@ impl Backend {
         if let Some(loaded) = lock().get(&key) {
             return Ok(loaded.clone());
         }
-        let program = Program::new(kernel, class)?;
-        let functions = self.functions(program.source())?;
+        // Loaded code tells what its threads keep in memory, also where it was compiled long ago.
+        let (program, functions) = Program::fitted(kernel, class, |program| {
+            let functions = self.functions(program.source())?;
+            let local = functions.iter().map(Function::local_bytes).max().unwrap_or(0);
+            Ok((functions, local))
+        })?;
         let loaded = Arc::new(Loaded { program, functions });
         self.0.compiled.fetch_add(1, Ordering::Relaxed);
         let mut all = lock();

@@ -153,6 +153,7 @@ fn random_classes() {
             let n = case.launch.inner_len();
             let change = |class: &mut Class| {
                 class.wide = rng.one_in(2);
+                class.ahead = rng.one_in(2);
                 class.schedule = match class.schedule {
                     Schedule::Map { vector, .. } => {
                         let flat = !case.launch.outer.is_empty() && rng.one_in(2);

@@ -8,8 +8,10 @@ mod shapes;
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod toolkit;
 
+use numfuse_core::dtype::DType;
+use numfuse_core::kernel::{Builder, Value};
 use numfuse_cuda::emit::{Class, Program, Source};
-use numfuse_cuda::nvrtc::Arch;
+use numfuse_cuda::nvrtc::{Arch, Options};
 use shapes::{Shape, shapes};
 use std::collections::BTreeSet;
 use std::fs;
@@ -74,6 +76,43 @@ fn common_kernels_keep_many_bytes_on_the_way() {
         let entries = toolkit.check(&sources, arch, LIMITS).unwrap_or_else(|e| panic!("{arch}: {e}"));
         for entry in &entries {
             check(entry, arch);
+        }
+    }
+}
+
+/// Both slots of softmax are one row of shared memory: what is stored takes the place of what was loaded last.
+#[test]
+fn softmax_has_one_row_of_scratch() {
+    let shape = shapes().into_iter().find(|shape| shape.name == "softmax of rows").unwrap();
+    let class = Class::new(&shape.kernel, &shape.launch, &[256; 2]).unwrap();
+    let grid = Program::new(&shape.kernel, &class).unwrap().dispatch(&shape.launch).unwrap().grids[0];
+    assert_eq!((grid.threads[0], grid.shared), (64, 4 * 1024 * 4));
+}
+
+/// Sums of so many arrays need more registers than there are for two elements a thread, and few for one.
+#[test]
+fn code_that_spills_is_made_for_fewer_elements() {
+    let Some(toolkit) = toolkit() else { return };
+    for (inputs, spills) in [(32, false), (64, true), (96, true)] {
+        let sum = |b: &mut Builder, v: &[Value]| v[1..].iter().fold(v[0], |sum, x| b.add(sum, *x));
+        let Shape { kernel, launch, .. } =
+            shapes::shape("a sum of arrays", shapes::map(DType::F64, inputs, sum), [1, 0, 1 << 27]);
+        let class = Class::new(&kernel, &launch, &vec![256; inputs + 1]).unwrap();
+        for arch in [Arch::new(8, 0), Arch::new(9, 0)] {
+            let mut tried = Vec::new();
+            let (program, stack) = Program::fitted(&kernel, &class, |program| {
+                let usage = toolkit.compiler.compile(&program.source().text, arch, Options::default())?.usage();
+                let stack = usage.iter().map(|entry| entry.stack).max().unwrap_or(0);
+                tried.push(format!("{:?}: {usage:?}", program.class().schedule));
+                Ok((stack, stack))
+            })
+            .unwrap();
+            println!("{inputs} arrays, {arch}: {}", tried.join(", "));
+            assert_eq!(
+                (stack, tried.len(), *program.class() != class),
+                (0, 1 + usize::from(spills), spills),
+                "{tried:?}"
+            );
         }
     }
 }

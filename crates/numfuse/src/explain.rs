@@ -18,7 +18,10 @@ use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK, contracted};
 use numfuse_cpu::Tier;
 use numfuse_cuda::emit::{self, Class, Fused};
 use numfuse_cuda::matmul::{self, Classified, Product};
+use numfuse_cuda::nvrtc::{Options, Usage};
+use numfuse_cuda::{Arch, Compiler};
 use std::fmt::{self, Write};
+use std::sync::OnceLock;
 
 /// A stage of compilation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -38,7 +41,8 @@ pub enum Stage {
     Clif,
     /// The machine code, and which code generator made it.
     Asm,
-    /// CUDA C, as it is compiled for a GPU, whether or not there is one. Shown only when it is asked for.
+    /// CUDA C, as it is compiled for a GPU, whether or not there is one. Shown only when it is asked for. Where NVIDIA's
+    /// compiler can be loaded, comments tell the registers, spills and shared memory of each kernel.
     Cuda,
 }
 
@@ -79,11 +83,17 @@ impl Stage {
 #[derive(Clone, Debug)]
 pub struct Explanation {
     stages: Vec<(Stage, String)>,
+    /// What runs on a GPU, and its text once it is asked for: the compiler takes its time.
+    on_device: OnDevice,
+    cuda: OnceLock<String>,
 }
 
 impl Explanation {
     /// What a stage looks like.
     pub fn stage(&self, stage: Stage) -> &str {
+        if stage == Stage::Cuda {
+            return self.cuda.get_or_init(|| cuda_text(&self.on_device));
+        }
         self.stages.iter().find(|(s, _)| *s == stage).map_or("", |(_, text)| text)
     }
 }
@@ -91,8 +101,7 @@ impl Explanation {
 /// All stages but [`Stage::Cuda`] under their names.
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.stages.iter().filter(|(stage, _)| *stage != Stage::Cuda);
-        for (i, (stage, text)) in shown.enumerate() {
+        for (i, (stage, text)) in self.stages.iter().enumerate() {
             let gap = if i == 0 { "" } else { "\n" };
             write!(f, "{gap}=== {} ===\n{}\n", stage.name(), text.trim_end())?;
         }
@@ -248,17 +257,41 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
     let large =
         plan.graph.dims.sizes(&symbols.clone().unwrap_or_else(|| vec![LARGE_SIZE; plan.graph.dims.symbol_count()]));
     // Arrays of many dimensions of that size there are none.
-    let cuda = match self::steps(&plan, &large) {
-        Ok(steps) => cuda_text(&plan, &large, &steps),
-        Err(_) => cuda_text(&plan, &sizes, &steps),
+    let (sizes, steps) = match self::steps(&plan, &large) {
+        Ok(launched) => (large, launched),
+        Err(_) => (sizes, steps),
     };
-    stages.push((Stage::Cuda, cuda));
-    Ok(Explanation { stages })
+    let (arch, options) = match shared.device.backend() {
+        Some(backend) => {
+            let (major, minor) = backend.device().arch();
+            (Arch { major, minor }, backend.options())
+        }
+        None => (SOME_ARCH, Options::default()),
+    };
+    Ok(Explanation { stages, on_device: OnDevice { plan, sizes, steps, arch, options }, cuda: OnceLock::new() })
 }
 
+/// What runs on a GPU, and what its text is compiled for, and how, to tell what it needs.
+#[derive(Clone, Debug)]
+struct OnDevice {
+    plan: Plan,
+    sizes: Vec<u64>,
+    steps: Vec<(Work, Launch)>,
+    arch: Arch,
+    options: Options,
+}
+
+/// The architecture of an engine without a GPU.
+const SOME_ARCH: Arch = Arch::new(9, 0);
+
 /// The CUDA C of each step, for operands that are aligned; of products, and what is fused into them, what runs where there is
-/// no cuBLAS.
-fn cuda_text(plan: &Plan, sizes: &[u64], steps: &[(Work, Launch)]) -> String {
+/// no cuBLAS. Where the compiler can be loaded, it is what that makes the best code of, and comments tell what the code needs.
+fn cuda_text(OnDevice { plan, sizes, steps, arch, options }: &OnDevice) -> String {
+    let compiler = Compiler::load().ok();
+    let usage = |source: &emit::Source| match &compiler {
+        Some(compiler) => compiler.compile(&source.text, *arch, *options).map(|compiled| compiled.usage()),
+        None => Ok(Vec::new()),
+    };
     let source = |i: usize, work: &Work, launch: &Launch| match work {
         Work::Kernel(kernel) => {
             let aligned = vec![0; kernel.operands.len()];
@@ -267,7 +300,13 @@ fn cuda_text(plan: &Plan, sizes: &[u64], steps: &[(Work, Launch)]) -> String {
                 Some(Fusible { product, .. }) => format!(": where cuBLAS computes k{product}"),
                 None => String::new(),
             };
-            Ok((note, emit::Program::new(kernel, &class)?.source().text.clone()))
+            let (program, usage) = emit::Program::fitted(kernel, &class, |program| {
+                let usage = usage(program.source())?;
+                let local = usage.iter().map(|entry| entry.stack).max().unwrap_or(0);
+                Ok((usage, local))
+            })?;
+            let grids = program.dispatch(launch)?.grids;
+            Ok((note, program.source().clone(), usage, grids))
         }
         Work::Matmul(dtype) => {
             let fusible = plan.fusible(i);
@@ -278,19 +317,37 @@ fn cuda_text(plan: &Plan, sizes: &[u64], steps: &[(Work, Launch)]) -> String {
             let aligned = vec![0; bound.operands.len()];
             let product = Product::new(*dtype, launch)?.fuse(&bound.launch, fused)?;
             let product = Classified::new(&product, &aligned)?;
-            let text = matmul::Program::new(product.class(), &product.fused()).source().text.clone();
+            let source = matmul::Program::new(product.class(), &product.fused()).source().clone();
             let with: Vec<String> = fusible.iter().flatten().map(|step| format!("k{step}")).collect();
             let with =
                 if with.is_empty() { String::new() } else { format!(", with {} fused into it", with.join(", ")) };
-            Ok((format!(": a product of matrices of {dtype}{with}, where there is no cuBLAS"), text))
+            let (note, usage) =
+                (format!(": a product of matrices of {dtype}{with}, where there is no cuBLAS"), usage(&source)?);
+            Ok((note, source, usage, Default::default()))
         }
     };
     let mut text = String::new();
     for (i, (work, launch)) in steps.iter().enumerate() {
-        let _ = match source(i, work, launch) {
-            Ok((note, source)) => writeln!(text, "// k{i}{note}\n{}", source.trim_end()),
-            Err::<_, numfuse_cuda::Error>(error) => writeln!(text, "// k{i}: {error}"),
+        let (note, source, usage, grids) = match source(i, work, launch) {
+            Ok(found) => found,
+            Err::<_, numfuse_cuda::Error>(error) => {
+                let _ = writeln!(text, "// k{i}: {}", error.to_string().replace('\n', "\n// "));
+                continue;
+            }
         };
+        let _ = writeln!(text, "// k{i}{note}");
+        for needs in usage {
+            let entry = source.entries.iter().position(|name| *name == needs.entry);
+            let of_launch = grids.iter().filter(|grid| Some(grid.entry) == entry).map(|grid| grid.shared).max();
+            let Usage { entry, registers, spills, stack, shared } = needs;
+            let shared = shared + of_launch.unwrap_or(0);
+            let _ = writeln!(
+                text,
+                "// {entry} on {arch}: {registers} registers, {spills} bytes spilled, {stack} bytes of stack, {shared} bytes of \
+                 shared memory"
+            );
+        }
+        let _ = writeln!(text, "{}", source.text.trim_end());
     }
     text
 }

@@ -1,6 +1,7 @@
 //! How a launch is spread over threads: all that sizes, strides and addresses decide about the text of a kernel.
 //!
-//! The decision depends on the kernel and the launch only, never on the device, and never changes a bit of the results.
+//! The decision depends on the kernel and the launch only and never changes a bit of the results; [`Class::narrower`] is what
+//! else may run where registers do not suffice, which only the compiler can tell.
 
 use super::Group;
 use crate::Error;
@@ -106,6 +107,8 @@ pub struct Class {
     pub ranks: [u8; 3],
     /// True if indices and offsets are 64 bits wide.
     pub wide: bool,
+    /// True if threads of row kernels may load several vectors before they use the first.
+    pub ahead: bool,
 }
 
 impl Class {
@@ -128,7 +131,23 @@ impl Class {
             }
             Nest::Rows => rows(kernel, launch, addresses),
         };
-        Ok(Class { schedule, ranks, wide })
+        Ok(Class { schedule, ranks, wide, ahead: true })
+    }
+
+    /// A class for the same launches whose threads have fewer elements at a time, and need fewer registers for them.
+    pub fn narrower(&self) -> Option<Class> {
+        let schedule = match self.schedule {
+            Schedule::Map { vector, unroll: 2.., flat } => Schedule::Map { vector, unroll: 1, flat },
+            Schedule::Map { vector: vector @ 2.., unroll, flat } => Schedule::Map { vector: vector / 2, unroll, flat },
+            Schedule::Columns { across, down, vector: vector @ 2.. } => {
+                Schedule::Columns { across, down, vector: vector / 2 }
+            }
+            Schedule::Rows { .. } | Schedule::Staged { .. } if self.ahead => {
+                return Some(Class { ahead: false, ..*self });
+            }
+            _ => return None,
+        };
+        Some(Class { schedule, ..*self })
     }
 
     /// How many dimensions a group has.

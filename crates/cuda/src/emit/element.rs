@@ -58,7 +58,8 @@ pub(crate) struct Elements {
 }
 
 /// There are neither vectors nor indices in these texts.
-const CLASS: Class = Class { schedule: Schedule::Map { vector: 1, unroll: 1, flat: false }, ranks: [0; 3], wide: true };
+const CLASS: Class =
+    Class { schedule: Schedule::Map { vector: 1, unroll: 1, flat: false }, ranks: [0; 3], wide: true, ahead: true };
 /// Elements of a thread whose operands are loaded before the first one is stored.
 const BATCH: usize = 4;
 const DEVICE: &str = "__device__ __forceinline__";

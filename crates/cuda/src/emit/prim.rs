@@ -46,7 +46,10 @@ pub(super) fn prelude(text: &mut Text, class: &Class, uses: &Helpers) {
     text.line("typedef float f32; typedef double f64;");
     text.line(&format!("typedef {} idx;", if class.wide { "i64" } else { "i32" }));
     if uses.vectors {
-        text.line("template <class T, int N> struct alignas(N * sizeof(T)) Vector { T e[N]; };");
+        // No load or store is wider than 16 bytes, so that nothing has to be aligned to more.
+        text.line(
+            "template <class T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vector { T e[N]; };",
+        );
     }
     if uses.least {
         text.line("static __device__ __forceinline__ i64 least(i64 x, i64 y) { return x < y ? x : y; }");

@@ -7,7 +7,8 @@
 //! one stores what they store.
 //!
 //! Scratch is in shared memory, or in the workspace if the kernel is staged. An element belongs to one thread in
-//! every loop, so nobody waits for it.
+//! every loop, so nobody waits for it; and that thread may put a new value where the one was that it has read for the last time, so
+//! slots of one dtype share a row of memory if one is stored in the last loop that loads the other, or later.
 
 use super::class::{BLOCK, LEAF, LEAF_THREADS, loops, row_vector};
 use super::fold::{Fold, Tree, phases, trees};
@@ -36,17 +37,22 @@ pub(super) struct Room {
     pub results: usize,
     /// The loops with reductions.
     pub folded: SmallVec<[bool; 4]>,
+    /// The rows of scratch.
     scratch: Vec<DType>,
+    /// Which of them each slot is.
+    slots: Vec<usize>,
 }
 
 impl Room {
     pub fn new(kernel: &Kernel) -> Room {
         let of = |stage: usize| kernel.reductions_of(stage).map(|(_, r)| components(r.reducer, r.dtype)).sum();
+        let (scratch, slots) = scratch_rows(kernel);
         Room {
             components: loops(kernel).map(of).max().unwrap_or(0),
             results: kernel.reductions.len(),
             folded: loops(kernel).map(|stage| of(stage) > 0).collect(),
-            scratch: kernel.scratch.clone(),
+            scratch,
+            slots,
         }
     }
 
@@ -61,6 +67,36 @@ impl Room {
         let states = if leaves > 1 { 8 * self.components * leaves.next_multiple_of(2) } else { 0 };
         states + rows * self.scratch(n)
     }
+}
+
+/// Rows of scratch, and which of them each slot is. A tile of a loop is loaded before it is stored.
+fn scratch_rows(kernel: &Kernel) -> (Vec<DType>, Vec<usize>) {
+    let mut lives: Vec<(usize, usize)> = vec![(usize::MAX, 0); kernel.scratch.len()];
+    for (stage, insts) in kernel.stages.iter().enumerate() {
+        for v in insts.values() {
+            match kernel.inst(v) {
+                Inst::ScratchStore(slot, _) => lives[*slot as usize].0 = stage,
+                Inst::ScratchLoad(slot) => lives[*slot as usize].1 = stage,
+                _ => {}
+            }
+        }
+    }
+    // In the order in which they are stored.
+    let mut order: Vec<usize> = (0..lives.len()).collect();
+    order.sort_by_key(|slot| lives[*slot].0);
+    let (mut rows, mut free_from): (Vec<DType>, Vec<usize>) = Default::default();
+    let mut slots = vec![0; lives.len()];
+    for slot in order {
+        let (dtype, (stored, loaded)) = (kernel.scratch[slot], lives[slot]);
+        let free = (0..rows.len()).find(|row| rows[*row] == dtype && free_from[*row] <= stored);
+        slots[slot] = free.unwrap_or_else(|| {
+            rows.push(dtype);
+            free_from.push(0);
+            rows.len() - 1
+        });
+        free_from[slots[slot]] = loaded.max(stored);
+    }
+    (rows, slots)
 }
 
 fn components(reducer: Reducer, dtype: DType) -> usize {
@@ -189,15 +225,21 @@ fn pointers(unit: &mut Unit<'_>) {
 /// Declares where the scratch slots of a row are: `q{slot}`.
 fn scratch_pointers(unit: &mut Unit<'_>, room: &Room, base: &str) {
     let mut base = base.to_owned();
-    for (slot, dtype) in room.scratch.iter().enumerate() {
-        let ty = if base.starts_with("shared") || slot > 0 { "auto" } else { "char*" };
-        unit.text.line(&format!("{ty} const q{slot} = {base};"));
-        base = format!("q{slot} + ((n * {} + 15) & ~15)", dtype.size());
+    for (row, dtype) in room.scratch.iter().enumerate() {
+        let mut slots = (0..room.slots.len()).filter(|slot| room.slots[*slot] == row);
+        let Some(first) = slots.next() else { continue };
+        let ty = if base.starts_with("shared") || row > 0 { "auto" } else { "char*" };
+        unit.text.line(&format!("{ty} const q{first} = {base};"));
+        for slot in slots {
+            unit.text.line(&format!("auto const q{slot} = q{first};"));
+        }
+        base = format!("q{first} + ((n * {} + 15) & ~15)", dtype.size());
     }
 }
 
 /// The tile of a step of a loop.
-fn tile(kernel: &Kernel, stage: usize, spread: &Spread, phases: usize) -> Tile {
+fn tile(unit: &Unit<'_>, stage: usize, spread: &Spread, phases: usize) -> Tile {
+    let kernel = unit.kernel;
     let elements = spread.threads * spread.vector;
     let read: usize = kernel
         .operands
@@ -207,7 +249,8 @@ fn tile(kernel: &Kernel, stage: usize, spread: &Spread, phases: usize) -> Tile {
         .map(|(_, o)| o.dtype.size())
         .sum();
     let prims = kernel.stages[stage].values().filter(|v| matches!(kernel.inst(*v), Inst::Prim(..))).count();
-    let ahead = if prims > MEDIUM { 1 } else { (IN_FLIGHT / (read * spread.vector).max(1)).clamp(1, 4) };
+    let ahead =
+        if prims > MEDIUM || !unit.class.ahead { 1 } else { (IN_FLIGHT / (read * spread.vector).max(1)).clamp(1, 4) };
     let count = if spread.threads < LEAF_THREADS { 1 } else { (1 << ahead.ilog2()).max(phases) };
     Tile { vector: spread.vector, count, spacing: elements, aligned: spread.aligned }
 }
@@ -224,7 +267,7 @@ fn leaves(
     let Spread { threads, groups, vector, .. } = *spread;
     let elements = threads * vector;
     let phases = phases(folds, elements, threads < LEAF_THREADS);
-    let tile = tile(unit.kernel, stage, spread, phases.iter().copied().max().unwrap_or(1));
+    let tile = tile(unit, stage, spread, phases.iter().copied().max().unwrap_or(1));
     let steps = if threads < LEAF_THREADS { 1 } else { LEAF / elements };
     let [first, last] = spread.leaves;
     unit.text.open(&format!("for (idx batch = {first}; batch < {last}; batch += {groups})"));

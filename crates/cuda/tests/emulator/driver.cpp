@@ -17,6 +17,7 @@
 //   FAKE_CUDA_DEVICES=2          how many devices; 0 makes cuInit fail as without one
 //   FAKE_CUDA_INIT=34            what cuInit returns
 //   FAKE_CUDA_VERSION=11020      what cuDriverGetVersion says
+//   FAKE_CUDA_LOCAL=64,0         bytes of memory that threads of each function need for want of registers, in order of loading
 //   FAKE_CUDA_MEMORY=1048576     bytes of a device
 //   FAKE_CUDA_POOLS=0            devices have no pools; 2: they say they have, but making one is not supported
 //   FAKE_CUDA_FAIL=cuX:3:999     the third call of cuX does nothing but return 999; several, with commas
@@ -1066,6 +1067,16 @@ API cuModuleGetFunction(void **handle, void *from, const char *name) {
     return SUCCESS;
 }
 
+// The next of the numbers that FAKE_CUDA_LOCAL lists; 0 after the last.
+int local_bytes() {
+    static const char *rest = getenv("FAKE_CUDA_LOCAL");
+    if (!rest)
+        return 0;
+    int value = atoi(rest);
+    rest = strchr(rest, ',') ? strchr(rest, ',') + 1 : nullptr;
+    return value;
+}
+
 API cuFuncGetAttribute(int *value, int attribute, void *handle) {
     START_IN_CONTEXT
     Function *function = static_cast<Function *>(handle);
@@ -1077,7 +1088,7 @@ API cuFuncGetAttribute(int *value, int attribute, void *handle) {
         *value = function->shared();
         return SUCCESS;
     case 3: // local memory
-        *value = 0;
+        *value = local_bytes();
         return SUCCESS;
     case 4: // registers
         *value = 32;

@@ -3,7 +3,7 @@ typedef signed char i8; typedef short i16; typedef int i32; typedef long long i6
 typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64;
 typedef float f32; typedef double f64;
 typedef i32 idx;
-template <class T, int N> struct alignas(N * sizeof(T)) Vector { T e[N]; };
+template <class T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vector { T e[N]; };
 struct Args {
     i64 n;
     i64 rows;
@@ -62,8 +62,8 @@ extern "C" __global__ void __launch_bounds__(64) kernel_rows(const __grid_consta
     const char* const p0 = a.m0 + (o0 * (idx)a.m0_outer0);
     char* const p1 = a.m1 + (o0 * (idx)a.m1_outer0);
     extern __shared__ __align__(16) unsigned char shared[];
-    auto const q0 = shared + threadIdx.x / 16 * (((n * 4 + 15) & ~15) + ((n * 4 + 15) & ~15));
-    auto const q1 = q0 + ((n * 4 + 15) & ~15);
+    auto const q0 = shared + threadIdx.x / 16 * (((n * 4 + 15) & ~15));
+    auto const q1 = q0;
     f32 r0 = __int_as_float(0xff800000);
     for (idx batch = 0; batch < leaves; batch += 1) {
         const idx begin = batch * 1024;
