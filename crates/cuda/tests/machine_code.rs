@@ -9,18 +9,29 @@ mod kernels;
 mod toolkit;
 
 use kernels::{Case, Rng, random_aligned_case};
+use numfuse_core::kernel::{Inst, Kernel};
 use numfuse_cuda::emit::{Class, Program, Source};
 use numfuse_cuda::nvrtc::Arch;
 use std::collections::{BTreeMap, BTreeSet};
 use toolkit::{Limits, toolkit};
 
 const ARCHS: [Arch; 2] = [Arch::new(8, 0), Arch::new(9, 0)];
-/// With so many registers, two blocks of 256 threads stay on a multiprocessor. The compiler itself chooses to park a few
-/// values in memory, outside of loops, where that makes room for one more block.
-const LIMITS: Limits = Limits { registers: 128, spills: 64, stack: 32, shared: 48 << 10 };
+/// Kernels that fold several variances at once need most registers; two blocks of 192 threads stay on a multiprocessor with so
+/// many. The compiler itself chooses to park a few values in memory, outside of loops, where that makes room for one more.
+const LIMITS: Limits = Limits { registers: 168, spills: 64, stack: 32, shared: 48 << 10 };
 
-/// The texts of random cases, each once, by name.
-fn sources() -> Vec<(String, Source)> {
+/// Texts of which the compiler knows the result, whatever is loaded: `x % x` is 0.
+const SETTLED: [&str; 1] = ["columns seed 38"];
+
+/// A text, and the operands that something which is stored depends on: of others the compiler loads nothing.
+struct Text {
+    name: String,
+    source: Source,
+    needed: BTreeSet<u32>,
+}
+
+/// The texts of random cases, each once.
+fn sources() -> Vec<Text> {
     let mut seen = BTreeSet::new();
     let mut sources = Vec::new();
     for (columns, count) in [(false, 280), (true, 240)] {
@@ -33,56 +44,80 @@ fn sources() -> Vec<(String, Source)> {
             let class = Class::new(&kernel, &launch, &addresses).unwrap_or_else(|e| panic!("{name}: {e}"));
             let program = Program::new(&kernel, &class).unwrap_or_else(|e| panic!("{name}: {e}"));
             if seen.insert(program.source().text.clone()) {
-                sources.push((name, program.source().clone()));
+                sources.push(Text { name, source: program.source().clone(), needed: needed(&kernel) });
             }
         }
     }
     sources
 }
 
-/// True if a text reads or writes sixteen bytes of an operand at once: `access` is `const ` or nothing. What lies behind
-/// the pointers `q` may be shared memory.
-fn is_wide(source: &Source, access: &str) -> bool {
+/// The operands whose elements decide about something that is stored.
+fn needed(kernel: &Kernel) -> BTreeSet<u32> {
+    let mut live = vec![false; kernel.insts.len()];
+    let (mut slots, mut operands) = (BTreeSet::new(), BTreeSet::new());
+    // What a value depends on comes before it, by way of scratch and of reductions, too.
+    for at in (0..kernel.insts.len()).rev() {
+        match kernel.insts[at].inst {
+            Inst::Store(..) => live[at] = true,
+            Inst::ScratchStore(slot, _) => live[at] = slots.contains(&slot),
+            _ => {}
+        }
+        if !live[at] {
+            continue;
+        }
+        match kernel.insts[at].inst {
+            Inst::Load(n) => drop(operands.insert(n)),
+            Inst::ScratchLoad(slot) => drop(slots.insert(slot)),
+            Inst::Reduced(r) => live[kernel.reductions[r as usize].input.index()] = true,
+            _ => {}
+        }
+        kernel.insts[at].inst.operands().iter().for_each(|v| live[v.index()] = true);
+    }
+    operands
+}
+
+/// The operands of which a text reads or writes sixteen bytes at once, where `access` is `const ` or nothing. What lies
+/// behind the pointers `q` may be shared memory.
+fn wide(source: &Source, access: &str) -> BTreeSet<u32> {
     let cast = format!("*({access}Vector<");
-    source.text.split(&cast).skip(1).filter_map(|text| text.split_once(">*)(")).any(|(vector, pointer)| {
+    let pointers = source.text.split(&cast).skip(1).filter_map(|text| text.split_once(">*)("));
+    let wide = pointers.filter(|(vector, pointer)| {
         let (dtype, lanes) = vector.split_once(", ").unwrap_or_default();
         let bits: usize = dtype.trim_start_matches(char::is_alphabetic).parse().unwrap_or(0);
         !pointer.starts_with('q') && bits * lanes.parse().unwrap_or(0) == 128
-    })
+    });
+    let number = |pointer: &str| pointer[1..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+    wide.filter_map(|(_, pointer)| number(pointer)).collect()
 }
 
 #[test]
 fn random_kernels_fit_and_move_sixteen_bytes_at_once() {
     let Some(toolkit) = toolkit() else { return };
-    let sources = sources();
-    let sources: Vec<(String, &Source)> = sources.iter().map(|(name, source)| (name.clone(), source)).collect();
+    let texts = sources();
+    let sources: Vec<(String, &Source)> = texts.iter().map(|text| (text.name.clone(), &text.source)).collect();
     assert!(sources.len() >= 500, "{} different texts", sources.len());
     for arch in ARCHS {
         let entries = toolkit.check(&sources, arch, LIMITS).unwrap_or_else(|errors| panic!("{errors}"));
-        // Loads, those of 16 bytes, and stores of 16 bytes of each text.
-        let mut counts = BTreeMap::<&str, [usize; 3]>::new();
+        // Loads and stores of 16 bytes of each text.
+        let mut counts = BTreeMap::<&str, [usize; 2]>::new();
         for entry in &entries {
             let counts = counts.entry(&entry.text).or_default();
-            for (count, instruction) in counts.iter_mut().zip(["LDG", "LDG.E.128", "STG.E.128"]) {
+            for (count, instruction) in counts.iter_mut().zip(["LDG.E.128", "STG.E.128"]) {
                 *count += entry.count(instruction);
             }
         }
-        let (mut whole, mut split) = (0, Vec::new());
-        for (name, source) in &sources {
-            let [loads, wide_loads, wide_stores] = counts[name.as_str()];
-            assert!(wide_stores > 0 || !is_wide(source, ""), "{name}, {arch}: no store of 16 bytes\n{}", source.text);
-            // A load whose value nobody needs is not there.
-            if is_wide(source, "const ") && loads > 0 {
-                if wide_loads > 0 { whole += 1 } else { split.push(name) }
-            }
+        let mut whole = 0;
+        for Text { name, source, needed } in &texts {
+            let [loads, stores] = counts[name.as_str()];
+            assert!(stores > 0 || wide(source, "").is_empty(), "{name}, {arch}: no store of 16 bytes\n{}", source.text);
+            let is_needed = |operand: &&u32| needed.contains(operand) && !SETTLED.contains(&name.as_str());
+            let read = wide(source, "const ").iter().filter(is_needed).count();
+            assert!(loads >= read, "{name}, {arch}: {read} operands, {loads} loads of 16 bytes\n{}", source.text);
+            whole += usize::from(read > 0);
         }
-        // Where elements are used under conditions of their own, the compiler may load each where it is used.
-        assert!(whole >= 10 && split.len() * 4 <= whole, "{arch}: {whole} texts load 16 bytes at once, not {split:?}");
+        assert!(whole >= 10, "{arch}: only {whole} texts load 16 bytes at once");
         let spilled = entries.iter().filter(|entry| entry.usage.spills > 0).count();
         assert!(spilled * 50 <= entries.len(), "{spilled} of {} entries spill", entries.len());
-        println!(
-            "{arch}: {} entries, {spilled} that spill; {whole} texts load 16 bytes at once, not {split:?}",
-            entries.len()
-        );
+        println!("{arch}: {} entries, {spilled} that spill; {whole} texts load 16 bytes at once", entries.len());
     }
 }
