@@ -7,7 +7,7 @@
 mod cuda;
 
 use cuda::gpu;
-use numfuse::{Array, ArrayMut, ArrayRef, Code, DType, Device, Element, Engine, Env, vars};
+use numfuse::{Array, ArrayMut, ArrayRef, CancelToken, Code, DType, Device, Element, Engine, Env, vars};
 
 #[test]
 fn compiles_for_the_stand_in() {
@@ -261,6 +261,34 @@ fn guards_are_looked_at_in_parts() {
         assert_eq!(power(&exponents).unwrap(), want);
         exponents[199_999] = -1;
         assert_eq!(power(&exponents).unwrap_err().code(), Code::NegativeIntPower);
+    });
+}
+
+#[test]
+fn special_values_go_through_parts() {
+    gpu().with("MEMORY", MEMORY).run(|| {
+        let device = Device::cuda(0).unwrap();
+        let engine = engine(&device);
+        let zeros = Array::from_vec(vec![-0.0; 150_000], &[150_000]).unwrap();
+        check(&engine, "sum(z), max(z), min(z), prod(z), var(z)", &vars! { z: zeros });
+        let mut values = mixed(&[150_000], 16, |x| x).to_vec::<f64>().unwrap();
+        (values[70_000], values[149_999]) = (f64::INFINITY, 0.0);
+        check(&engine, "max(v), min(v), mean(v), var(v), v / max(v)", &vars! { v: values });
+        values[90_000] = f64::NAN;
+        check(&engine, "max(v), min(v), sum(v), std(v), v - min(v)", &vars! { v: values });
+    });
+}
+
+#[test]
+fn passes_can_be_cancelled() {
+    gpu().with("MEMORY", MEMORY).run(|| {
+        let engine = engine(&Device::cuda(0).unwrap());
+        let a = mixed(&[2000, 100], 17, |x| x);
+        let token = CancelToken::new();
+        assert!(engine.evaluate_with("a - mean(a)", &vars! { a }, Some(&token)).is_ok());
+        token.cancel();
+        let error = engine.evaluate_with("a - mean(a)", &vars! { a }, Some(&token)).unwrap_err();
+        assert_eq!(error.code(), Code::Cancelled);
     });
 }
 
