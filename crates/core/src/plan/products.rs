@@ -127,7 +127,7 @@ impl Plan {
             .map(|operand| self.steps.iter().position(|step| step.fusible == into(operand)))
     }
 
-    /// The launch of a product for these sizes and buffers, as for [`Step::bind`], with what is fused into each of its
+    /// The launch of a product for these sizes and buffers, as for [`super::Step::bind`], with what is fused into each of its
     /// operands: some of [`Plan::fusible`].
     pub fn bind_product(
         &self,
