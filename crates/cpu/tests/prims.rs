@@ -88,8 +88,7 @@ fn near_powers(dtype: DType) -> Vec<u64> {
         for k in 0..dtype.bits() {
             for below in [1, 11, 12, 24, 25, 29, 30, 53, 54] {
                 let (power, middle) = (1u64 << k, (1u64 << k) >> below);
-                for x in [power, power.wrapping_add(middle), power.wrapping_add(middle.wrapping_mul(3)), power - middle]
-                {
+                for x in [power, power + middle, power.wrapping_add(3 * middle), power - middle] {
                     values.extend([x.wrapping_sub(1), x, x.wrapping_add(1)]);
                     values.extend([
                         x.wrapping_neg(),

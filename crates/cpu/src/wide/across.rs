@@ -5,7 +5,7 @@
 //! and its instructions are those of the stage, on lanes that are rows. Inputs whose rows are not adjacent are gathered
 //! first, those that are the same for all rows only once. They, row values, scratch and states are vectors in
 //! the stack frame. The order of a reduction is that of [`numfuse_core::kernel::reduce`]: a row has one leaf, whose lanes are
-//! an array of vectors here. The first element of a lane needs no state, the second one finds it there.
+//! an array of vectors here; its elements are a few rounds over them, and the first one needs no state.
 //!
 //! RAX is the first row of the group, RBX the inner element as the byte offset of its vector in such an array. The last
 //! group begins where it fits, so some rows may run twice, unless the kernel writes where it reads: then rows that are
@@ -30,9 +30,7 @@ const INST_LIMIT: usize = 400;
 const VECTOR_LIMIT: usize = 512;
 /// The bytes of a vector in the stack frame, as a power of two.
 const VECTOR: u8 = 6;
-/// Rows of more elements than this run one by one, but no leaf has more than two for each of its lanes: with more, rows of
-/// their own are as fast.
-const LONGEST: usize = 64;
+/// Rows have no more elements than this for each lane of a leaf: beyond, rows on their own are as fast.
 const ROUNDS: usize = 2;
 
 /// Rows of more elements than this run one by one unless the elements of neighbouring rows are adjacent, or the same.
@@ -63,11 +61,13 @@ impl SideBySide {
 
 /// What the code of a kernel does with short rows, unless it has no such code.
 pub(crate) fn side_by_side(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Option<SideBySide> {
-    let (states, mut longest) = states_and_longest(kernel);
+    let (states, rounds) = rounds(kernel);
     let arrays = kernel.scratch.len() + inputs_along_rows(kernel).len();
     let vectors = |longest: usize| analysis.frame + states * analysis.states + longest * arrays;
-    if vectors(longest) > VECTOR_LIMIT {
-        longest = states;
+    // As long as they fit.
+    let mut longest = states * rounds;
+    while longest > states && vectors(longest) > VECTOR_LIMIT {
+        longest /= 2;
     }
     // As many as lanes of the widest dtype.
     let widest = kernel.insts.iter().map(|data| data.dtype.size()).max().unwrap_or(8);
@@ -80,13 +80,13 @@ pub(crate) fn side_by_side(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Op
     fits.then_some(SideBySide { rows, longest, gathered: GATHERED })
 }
 
-/// How many states a reduction has for each of its components, and how many elements rows have at most.
-fn states_and_longest(kernel: &Kernel) -> (usize, usize) {
+/// How many states a reduction has for each of its components, and how many elements at most each of them folds.
+fn rounds(kernel: &Kernel) -> (usize, usize) {
     let mut lanes = kernel.reductions.iter().map(|r| reduce::lanes(Nest::Rows, r.dtype));
-    let Some(first) = lanes.next() else { return [reduce::lanes(Nest::Rows, DType::F64); 2].into() };
+    let Some(first) = lanes.next() else { return (reduce::lanes(Nest::Rows, DType::F64), 1) };
     let least = lanes.clone().fold(first, usize::min);
-    let one_each = lanes.any(|n| n != first) || kernel.reductions.iter().any(|r| r.reducer.counts());
-    (least, if one_each { least } else { (ROUNDS * least).min(LONGEST) })
+    let one = lanes.any(|n| n != first) || kernel.reductions.iter().any(|r| r.reducer.counts());
+    (least, if one { 1 } else { ROUNDS })
 }
 
 /// The operands that are loaded in loops.
@@ -138,7 +138,7 @@ pub(super) fn emit(g: &mut Gen<'_>) {
             });
         }
     });
-    let (states, _) = states_and_longest(kernel);
+    let states = rounds(kernel).0;
     let across = Across {
         frame: (0..g.analysis.frame).map(|_| g.vector_slot()).collect(),
         scratch: kernel.scratch.iter().map(|_| g.slot((longest as i32) << VECTOR, 64)).collect(),
@@ -336,7 +336,7 @@ fn vector_loop_on(g: &mut Gen<'_>, to: Slot, body: impl FnOnce(&mut Gen<'_>)) {
 }
 
 /// Runs a loop's instructions for each inner element, which gives or changes the state of its lane: there are so many
-/// states for rows of so many elements at most, which is no more than twice as many.
+/// states for rows of so many elements at most.
 fn elements(
     g: &mut Gen<'_>,
     stage: usize,
@@ -349,7 +349,7 @@ fn elements(
     let round = (states as i32) << VECTOR;
     let several = !folds.is_empty() && longest > states;
     g.a.mov_imm(RBX, 0);
-    let stop = if several { first_round(g, end, round) } else { end };
+    let stop = if several { round_end(g, end, round) } else { end };
     let mut program = stage_program(g, stage, across, lanes);
     program.add_insts(g);
     for fold in folds {
@@ -378,10 +378,21 @@ fn elements(
     g.a.alu_mem(Alu::Cmp, RBX, end.mem());
     g.a.jump_if(Cond::AboveEqual, done);
     let mut program = stage_program(g, stage, across, lanes);
-    program.add_insts(g);
+    // Such that an element's offset is its state's.
+    let mut bases: SmallVec<[Base; 4]> = SmallVec::new();
     for fold in folds {
-        // Such that an element's offset is its state's.
-        let places = places(&mut program, fold, across, Step::Vectors, -(states as i32));
+        for c in 0..fold.init.len() {
+            g.a.lea(RCX, Slot(across.states[fold.component + c].0 - round).mem());
+            bases.push(program.base(g));
+        }
+    }
+    program.add_insts(g);
+    let mut rest = bases.as_slice();
+    for fold in folds {
+        let (these, after) = rest.split_at(fold.init.len());
+        rest = after;
+        let place = |base: &Base| Place { base: *base, step: Step::Vectors, dtype: fold.dtype };
+        let places: SmallVec<[PlaceId; 2]> = these.iter().map(|base| program.program.place(place(base))).collect();
         let mut args: SmallVec<[NodeId; 4]> = load(&mut program, &places, fold.dtype).into_iter().collect();
         args.push(program.node(g, fold.input));
         let next = program.program.inline(&fold.step, &args);
@@ -396,15 +407,25 @@ fn elements(
         g.a.store(ahead.mem(), RCX);
         advance(g, *base, ahead);
     }
-    vector_loop_on(g, end, |g| element(g, &program, &moving));
+    let back = g.word_slot();
+    g.a.mov_imm(RCX, i64::from(-round));
+    g.a.store(back.mem(), RCX);
+    let again = g.a.here();
+    let stop = round_end(g, end, round);
+    vector_loop_on(g, stop, |g| element(g, &program, &moving));
+    bases.iter().for_each(|base| advance(g, *base, back));
+    g.a.alu_mem(Alu::Cmp, RBX, end.mem());
+    g.a.jump_if(Cond::Below, again);
     g.a.bind(done);
 }
 
-/// A slot with the end of the first round, if a round has so many bytes.
-fn first_round(g: &mut Gen<'_>, end: Slot, round: i32) -> Slot {
+/// A slot with the end of the round that begins at RBX.
+fn round_end(g: &mut Gen<'_>, end: Slot, round: i32) -> Slot {
     let stop = g.word_slot();
-    g.a.load(RCX, end.mem());
-    g.limit_rcx(round as usize);
+    g.a.lea(RCX, Mem::at(RBX, round));
+    g.a.load(R11, end.mem());
+    g.a.alu(Alu::Cmp, RCX, R11);
+    g.a.mov_if(Cond::Above, RCX, R11);
     g.a.store(stop.mem(), RCX);
     stop
 }
@@ -432,7 +453,7 @@ fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize, states: us
             g.a.store(pairs.mem(), RCX);
             vector_loop(g, pairs, |g| {
                 let mut program = stage_program(g, 0, across, lanes);
-                let [left, right] = [0, half as i32].map(|n| places(&mut program, fold, across, Step::Vectors, n));
+                let [left, right] = [0, half].map(|n| places(&mut program, fold, across, Step::Vectors, n));
                 let [x, y] = [&left, &right].map(|places| load(&mut program, places, fold.dtype));
                 let mut args: SmallVec<[NodeId; 6]> = x.into_iter().chain(y).collect();
                 for (side, slot) in counts.iter().flatten().enumerate() {
@@ -467,7 +488,7 @@ fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize, states: us
         let first = places(&mut program, fold, across, Step::Fixed, 0);
         let mut parts: Vec<SmallVec<[NodeId; 2]>> = Vec::new();
         for n in 0..count {
-            let places = places(&mut program, fold, across, Step::Fixed, n as i32);
+            let places = places(&mut program, fold, across, Step::Fixed, n);
             parts.push(load(&mut program, &places, fold.dtype));
         }
         while parts.len() > 1 {
@@ -486,8 +507,8 @@ fn merge(g: &mut Gen<'_>, fold: &Fold, across: &Across, lanes: usize, states: us
 }
 
 /// The places of the components of the n-th state, or of the n-th from the inner element on.
-fn places(program: &mut StageProgram, fold: &Fold, across: &Across, step: Step, n: i32) -> SmallVec<[PlaceId; 2]> {
-    let component = |c: usize| Slot(across.states[fold.component + c].0 + (n << VECTOR));
+fn places(program: &mut StageProgram, fold: &Fold, across: &Across, step: Step, n: usize) -> SmallVec<[PlaceId; 2]> {
+    let component = |c: usize| Slot(across.states[fold.component + c].0 + ((n as i32) << VECTOR));
     let dtype = fold.dtype;
     let places = (0..fold.init.len()).map(|c| Place { base: Base::Stack(component(c)), step, dtype });
     places.map(|place| program.program.place(place)).collect()
