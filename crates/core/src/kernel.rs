@@ -526,6 +526,19 @@ impl Kernel {
             .count()
     }
 
+    /// True if it does nothing but compute elements, each for itself: no row does more than its elements do.
+    pub fn is_elementwise(&self) -> bool {
+        self.reductions.is_empty()
+            && self.scratch.is_empty()
+            && self.operands.iter().all(|o| o.role == Role::In || o.level == Level::Inner)
+    }
+
+    /// True if its inner elements are independent of each other, so that inner dimensions may as well be outer ones: columns
+    /// always are.
+    pub fn has_independent_elements(&self) -> bool {
+        self.nest == Nest::Columns || self.is_elementwise()
+    }
+
     /// How many loops run over the inner dimensions.
     pub fn loops(&self) -> usize {
         self.stages.iter().filter(|s| s.kind == StageKind::Loop).count()

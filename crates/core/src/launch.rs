@@ -7,7 +7,7 @@
 //! Invariants: every layout has one stride for each dimension of its group; after [`Launch::canonicalize`] no group has
 //! a dimension of size 1 or two neighbours that could be one dimension for all operands.
 
-use crate::kernel::{Access, Kernel, Level, Nest, Operand, Role};
+use crate::kernel::{Access, Kernel, Level, Operand, Role};
 use smallvec::SmallVec;
 
 /// Sizes of one group of dimensions, outermost first.
@@ -62,7 +62,7 @@ impl Launch {
         self.merge_outer();
         merge(&mut self.reduced, &mut self.layouts, |l| &mut l.reduced);
         merge(&mut self.inner, &mut self.layouts, |l| &mut l.inner);
-        if self.is_map(kernel) && self.inner.len() > 1 {
+        if kernel.has_independent_elements() && self.inner.len() > 1 {
             while self.inner.len() > 1 {
                 self.outer.push(self.inner.remove(0));
                 for (layout, operand) in self.layouts.iter_mut().zip(&kernel.operands) {
@@ -77,15 +77,6 @@ impl Launch {
     /// Drops outer dimensions of size 1 and merges those that all operands step through evenly.
     pub fn merge_outer(&mut self) {
         merge(&mut self.outer, &mut self.layouts, |l| &mut l.outer);
-    }
-
-    /// True if inner dimensions may become outer ones: if no row does more than its elements do. Columns are always
-    /// independent of each other.
-    fn is_map(&self, kernel: &Kernel) -> bool {
-        kernel.nest == Nest::Columns
-            || (kernel.reductions.is_empty()
-                && kernel.scratch.is_empty()
-                && kernel.operands.iter().all(|o| o.level == Level::Inner || o.role == Role::In))
     }
 
     /// The access of each operand along the inner loop. With several inner dimensions an inner-level input that does

@@ -16,7 +16,7 @@
 use super::{Access, BufferId, BufferKind, Plan, Strided, View, Work};
 use crate::diagnostic::Diagnostic;
 use crate::dtype::DType;
-use crate::kernel::{Inst, Kernel, Level, Prim, Role, StageKind};
+use crate::kernel::{Inst, Kernel, Prim, Role, StageKind};
 use crate::launch::Launch;
 use crate::literal::Literal;
 use crate::shape::DimId;
@@ -195,7 +195,7 @@ impl Plan {
         if let Some(Fusible { product, .. }) = step.fusible {
             return Some((reader, Err(format!("k{product} comes first"))));
         }
-        let verdict = is_map(kernel).and_then(|()| {
+        let verdict = check_elementwise(kernel).and_then(|()| {
             let shape = &self.buffers[buffer.index()].shape;
             let axes = permutation(&step.operands[access]);
             let same = |a: DimId, b: DimId| canonical[a.index()] == canonical[b.index()];
@@ -231,7 +231,7 @@ impl Plan {
         if self.readers(buffer).iter().any(|(step, _)| *step != product) {
             return Some((writer, Err("it is not all that reads it".into())));
         }
-        let verdict = is_map(kernel).and_then(|()| {
+        let verdict = check_elementwise(kernel).and_then(|()| {
             let all = || operations(kernel, StageKind::Row).chain(operations(kernel, StageKind::Loop));
             let outputs = step.accesses(Role::Out).count();
             let is_costly = |prim: Prim| matches!(prim, Prim::Div | Prim::Rem | Prim::Sqrt);
@@ -259,12 +259,8 @@ impl Plan {
 }
 
 /// An error if a kernel does anything but compute elements, each for itself.
-fn is_map(kernel: &Kernel) -> Result<(), String> {
-    let stores_elements = kernel.operands.iter().all(|o| o.role == Role::In || o.level == Level::Inner);
-    if kernel.reductions.is_empty() && kernel.scratch.is_empty() && stores_elements {
-        return Ok(());
-    }
-    Err("it is not elementwise".into())
+fn check_elementwise(kernel: &Kernel) -> Result<(), String> {
+    if kernel.is_elementwise() { Ok(()) } else { Err("it is not elementwise".into()) }
 }
 
 /// The primitives of a kernel's stages of a kind.

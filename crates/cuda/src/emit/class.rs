@@ -126,7 +126,7 @@ impl Class {
         let wide = needs_wide(kernel, launch);
         let schedule = match kernel.nest {
             Nest::Columns => columns(kernel, launch, addresses),
-            Nest::Rows if is_map(kernel) => {
+            Nest::Rows if kernel.is_elementwise() => {
                 super::transposed::schedule(kernel, launch).unwrap_or_else(|| map(kernel, launch, addresses))
             }
             Nest::Rows => rows(kernel, launch, addresses),
@@ -154,13 +154,6 @@ impl Class {
     pub(super) fn rank(&self, group: Group) -> u8 {
         self.ranks[group as usize]
     }
-}
-
-/// True if no row does more than its elements do.
-fn is_map(kernel: &Kernel) -> bool {
-    kernel.reductions.is_empty()
-        && kernel.scratch.is_empty()
-        && kernel.operands.iter().all(|o| o.level == Level::Inner || o.role == Role::In)
 }
 
 fn needs_wide(kernel: &Kernel, launch: &Launch) -> bool {

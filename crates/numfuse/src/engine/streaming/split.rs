@@ -4,7 +4,7 @@
 //! reduction, nor at two indices at once. What is found is a property of plan and sizes alone.
 
 use numfuse_core::graph::IndexItem;
-use numfuse_core::kernel::{Kernel, Level, Nest, Role};
+use numfuse_core::kernel::Role;
 use numfuse_core::plan::{Access, BufferId, BufferKind, ParamSource, Plan, Step, View, Work};
 use numfuse_core::shape::{DimId, Slice};
 use smallvec::SmallVec;
@@ -77,17 +77,9 @@ fn cut_axis(step: &Step, cut: &[Option<bool>]) -> Option<Option<u8>> {
         }
     }
     let axis = found?;
-    let independent = |axis: u8| step.outer.contains(&axis) || (step.inner.contains(&axis) && is_map(kernel));
+    let independent =
+        |axis: u8| step.outer.contains(&axis) || (step.inner.contains(&axis) && kernel.has_independent_elements());
     axis.is_none_or(independent).then_some(axis)
-}
-
-/// True if the inner elements of a row are independent of each other.
-fn is_map(kernel: &Kernel) -> bool {
-    let stores = kernel.operands.iter().filter(|operand| operand.role == Role::Out);
-    kernel.nest == Nest::Columns
-        || (kernel.reductions.is_empty()
-            && kernel.scratch.is_empty()
-            && stores.clone().all(|o| o.level == Level::Inner))
 }
 
 /// True if an operand runs along an axis with the first dimension of its buffer, all of it; false if it does not run along
