@@ -3,7 +3,7 @@ typedef signed char i8; typedef short i16; typedef int i32; typedef long long i6
 typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64;
 typedef float f32; typedef double f64;
 typedef i64 idx;
-template <class T, int N> struct alignas(N * sizeof(T)) Vector { T e[N]; };
+template <class T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vector { T e[N]; };
 typedef f32 T;
 struct Parameters {
     i64 none;
