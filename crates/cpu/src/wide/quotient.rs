@@ -1,11 +1,11 @@
 //! Division by what is the same for all elements of a loop, without the divider: AVX-512's takes sixteen cycles for eight
 //! numbers of double precision.
 //!
-//! The reciprocal is computed once, as a sum of two numbers. A product with it is within an ULP of the quotient; from there
-//! one step with the exact remainder leads to the rounded one, if the first of the two numbers is the rounded reciprocal
-//! (P. Markstein, Computation of elementary functions on the IBM RISC System/6000 processor, IBM J. Res. Dev. 34, 1990, theorem
-//! 7; that the product is within an ULP: N. Brisebarre, J.-M. Muller, S. K. Raina, Accelerating correctly rounded floating-point
-//! division when the divisor is known in advance, IEEE Trans. Comput. 53, 2004).
+//! The reciprocal is computed once, as a sum of two numbers, so that a product with it is within an ULP of the quotient. From
+//! there one step with the exact remainder leads to the rounded quotient, since the first of the two numbers is the rounded
+//! reciprocal: P. Markstein, Computation of elementary functions on the IBM RISC System/6000 processor, IBM J. Res. Dev. 34,
+//! 1990. On divisors that are known in advance: N. Brisebarre, J.-M. Muller, S. K. Raina, Accelerating correctly rounded
+//! floating-point division when the divisor is known in advance, IEEE Trans. Comput. 53, 2004.
 //!
 //! Invariants: the bits are those of the division. All of that holds only far from where numbers overflow or lose bits: for
 //! dividends of [`Range::dividend`] and zeros, and divisors of [`Range::divisor`]. Vectors with others are divided.
