@@ -40,6 +40,7 @@ pub fn eval(prim: Prim, dtype: DType, args: &[Literal]) -> Literal {
                 Prim::Ceil => x(0).ceil(),
                 Prim::Trunc => x(0).trunc(),
                 Prim::RoundEven => x(0).round_ties_even(),
+                Prim::Scale => scale(f64::from(x(0)), f64::from(x(1))) as f32,
                 _ => unreachable!("{} of f32", prim.name()),
             })
         }
@@ -62,11 +63,19 @@ pub fn eval(prim: Prim, dtype: DType, args: &[Literal]) -> Literal {
                 Prim::Ceil => x(0).ceil(),
                 Prim::Trunc => x(0).trunc(),
                 Prim::RoundEven => x(0).round_ties_even(),
+                Prim::Scale => scale(x(0), x(1)),
                 _ => unreachable!("{} of f64", prim.name()),
             })
         }
         _ => integer(prim, dtype, args),
     }
+}
+
+/// As [`Prim::Scale`]: the first product is exact, unless the second one is zero or infinite in any case.
+fn scale(x: f64, k: f64) -> f64 {
+    let power = |k: f64| 2f64.powi(k as i32);
+    let half = (k * 0.5).floor();
+    x * power(half) * power(k - half)
 }
 
 fn compare(prim: Prim, a: Literal, b: Literal) -> bool {

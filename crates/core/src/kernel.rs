@@ -31,6 +31,7 @@
 //! A kernel that verifies compiles on every back end, or the back end returns an error; it never panics.
 
 mod builder;
+pub mod expand;
 pub mod lower;
 mod print;
 pub mod rare;
@@ -103,6 +104,9 @@ pub enum Prim {
     Trunc,
     /// Nearest integer, ties to even; same; float.
     RoundEven,
+    /// `x * 2^k` with one rounding; same; float. NaN if `x` is. Else `x` is from 1/8 to 8 in magnitude, and `k` an integer whose
+    /// magnitude is at most twice the bias of the exponent; of other operands the result is unspecified.
+    Scale,
     /// Bitwise and; same; integer or bool.
     And,
     /// Bitwise or; same; integer or bool.
@@ -134,7 +138,7 @@ pub enum Prim {
 
 impl Prim {
     /// Every primitive.
-    pub const ALL: [Prim; 28] = [
+    pub const ALL: [Prim; 29] = [
         Prim::Neg,
         Prim::Abs,
         Prim::Add,
@@ -150,6 +154,7 @@ impl Prim {
         Prim::Ceil,
         Prim::Trunc,
         Prim::RoundEven,
+        Prim::Scale,
         Prim::And,
         Prim::Or,
         Prim::Xor,
@@ -201,6 +206,7 @@ impl Prim {
             Prim::Ceil => "ceil",
             Prim::Trunc => "trunc",
             Prim::RoundEven => "round_even",
+            Prim::Scale => "scale",
             Prim::And => "and",
             Prim::Or => "or",
             Prim::Xor => "xor",

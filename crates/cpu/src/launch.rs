@@ -31,8 +31,9 @@ use crate::jit::CodeBlock;
 use crate::wide::{SideBySide, side_by_side};
 use crate::{Error, Tier};
 use environment::FloatEnvironment;
+use numfuse_core::kernel::rare::rare;
 use numfuse_core::kernel::reduce;
-use numfuse_core::kernel::{Inst, Kernel, Level, Nest, Operand, Prim, Reduction, Role, StageKind};
+use numfuse_core::kernel::{Inst, Kernel, Level, Nest, Operand, Prim, Reduction, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
 use smallvec::SmallVec;
 use std::cell::UnsafeCell;
@@ -455,28 +456,31 @@ fn misfit(what: &str) -> Error {
 }
 
 /// Nanoseconds for an inner element, about: vectors as wide as the tier's, and operands that are in the second-level cache. Those
-/// from main memory take longer, but then there is enough work to share out anyway.
+/// from main memory take longer, but then there is enough work to share out anyway. Rare work is not counted.
 fn estimate(kernel: &Kernel, tier: Tier) -> f64 {
     let narrow = match tier {
         Tier::Avx512 => 0.25,
         Tier::Avx2 => 0.5,
         Tier::Cranelift | Tier::Widest => 1.0,
     };
-    let loops = kernel.stages.iter().filter(|stage| stage.kind == StageKind::Loop);
-    let mut cost = 0.05 + 0.1 * kernel.reductions.len() as f64;
-    for v in loops.flat_map(|stage| stage.values()) {
-        let dtype = kernel.dtype(v);
-        let size = dtype.size() as f64;
-        cost += match kernel.inst(v) {
+    let of_value = |v: Value| {
+        let size = kernel.dtype(v).size() as f64;
+        match kernel.inst(v) {
             Inst::Prim(Prim::Rem, _) => 4.0,
-            Inst::Prim(Prim::Div, _) if dtype.is_int() => 3.0,
+            Inst::Prim(Prim::Div, _) if kernel.dtype(v).is_int() => 3.0,
             Inst::Prim(Prim::Div, _) => 0.07 * size,
             Inst::Prim(Prim::Sqrt, _) => 0.1 * size,
             Inst::Prim(..) => 0.008 * narrow * size,
             Inst::Load(_) | Inst::Store(..) => 0.01 * size,
             Inst::ScratchLoad(_) | Inst::ScratchStore(..) => 0.005 * size,
             Inst::Const(_) | Inst::Param(_) | Inst::Arg(_) | Inst::Reduced(_) => 0.0,
-        };
+        }
+    };
+    let mut cost = 0.05 + 0.1 * kernel.reductions.len() as f64;
+    for (stage, _) in kernel.stages.iter().enumerate().filter(|(_, stage)| stage.kind == StageKind::Loop) {
+        cost += kernel.stages[stage].values().map(of_value).sum::<f64>();
+        let rare = rare(kernel, stage);
+        cost -= rare.iter().flat_map(|part| &part.needed).copied().map(of_value).sum::<f64>();
     }
     cost
 }

@@ -19,6 +19,7 @@ mod asm;
 mod body;
 mod cast;
 mod columns;
+mod contract;
 mod fold;
 mod lanes;
 mod masks;

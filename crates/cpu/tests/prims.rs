@@ -142,7 +142,7 @@ fn uniform_second_operands() {
                     let out = b.operand(result, Role::Out, Level::Inner);
                     b.stage(StageKind::Loop);
                     let x = b.load(input);
-                    let z = b.prim(prim, &[x, y]);
+                    let z = apply(&mut b, prim, &[x, y], result);
                     b.store(out, z);
                     let values = special_bits(dtype);
                     let n = values.len();
@@ -213,7 +213,7 @@ fn memory_may_be_at_any_address() {
             let out = b.operand(result, Role::Out, Level::Inner);
             b.stage(StageKind::Loop);
             let x = b.load(input);
-            let z = b.prim(prim, &[y, x]);
+            let z = apply(&mut b, prim, &[y, x], result);
             b.store(out, z);
             let values = special_bits(dtype);
             let n = 3 * values.len() + 64;

@@ -346,6 +346,10 @@ impl Builder {
     pub fn round_even(&mut self, x: Value) -> Value {
         self.prim(Prim::RoundEven, &[x])
     }
+    /// `x * 2^k`, as [`Prim::Scale`].
+    pub fn scale(&mut self, x: Value, k: Value) -> Value {
+        self.prim(Prim::Scale, &[x, k])
+    }
     /// Bitwise and.
     pub fn and(&mut self, x: Value, y: Value) -> Value {
         self.prim(Prim::And, &[x, y])

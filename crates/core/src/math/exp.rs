@@ -2,8 +2,8 @@
 //!
 //! All reduce `x = k ln 2 + r` with `|r| <= ln(2)/2` after Cody and Waite ("Software Manual for the Elementary
 //! Functions", 1980), and evaluate `e^r = 1 + r + r^2 q(r)` with a minimax `q`: by Horner's rule where it is the result,
-//! as a pair where it is on the way to one. `2^k` is applied by adding `k` to an exponent field: in one step where that
-//! cannot leave the normal range, in two where it can.
+//! as a pair where it is on the way to one. `2^k` is a product by a power made in the exponent field where that cannot leave
+//! the normal range, and [`Prim::Scale`](crate::kernel::Prim::Scale) where it can.
 
 use super::coefficients::{
     EXP, EXP_F32, EXP_MINUS_ONE, EXP_MINUS_ONE_F32, EXP_SINGLE, EXP2, EXP2_F32, EXP2_SINGLE, SINH, SINH_F32, TANH,
@@ -47,16 +47,11 @@ pub(super) fn scales(shifted: Real<'_>) -> [Real<'_>; 2] {
     [half, bits.shl(digits) - half].map(|field| field.real())
 }
 
-/// `y 2^k` for `y` near 1, rounded where it is subnormal, infinite where it is too large.
-fn scale<'s>(y: Real<'s>, shifted: Real<'s>) -> Real<'s> {
-    let [s, t] = scales(shifted);
-    y * s * t
-}
-
 /// `x` less a multiple of `ln 2`.
 pub(super) struct Reduced<'s> {
     /// An integer `k` and a bias in its low bits.
     pub(super) shifted: Real<'s>,
+    k: Real<'s>,
     /// `x - k ln 2`, to half an ULP.
     r: Real<'s>,
     /// What `r` misses, for the builder to drop where it is not used.
@@ -73,7 +68,7 @@ impl<'s> Reduced<'s> {
         // The first product and difference are exact together.
         let head = k.fma(-ln_2, x);
         let r = k.fma(-ln_2_low, head);
-        Reduced { shifted, r, r_low: k.fma(-ln_2_low, head - r) }
+        Reduced { shifted, k, r, r_low: k.fma(-ln_2_low, head - r) }
     }
 
     /// Of a number whose exponential may be out of range, for [`scales`].
@@ -104,10 +99,10 @@ pub(super) fn power_of_fraction(r: Real<'_>) -> Real<'_> {
 
 /// `2^(x + low)`, rounded once more where it is subnormal; `x` is within the range of exponents and a little more.
 pub(super) fn power_of_two<'s>(x: Real<'s>, low: Option<Real<'s>>) -> Real<'s> {
-    let rounder = rounder(x) + 2.0 * bias(x);
-    let shifted = x + rounder;
-    let r = x - (shifted - rounder);
-    scale(power_of_fraction(low.map_or(r, |low| r + low)), shifted)
+    let rounder = rounder(x);
+    let k = (x + rounder) - rounder;
+    let r = x - k;
+    power_of_fraction(low.map_or(r, |low| r + low)).scale(k)
 }
 
 /// `2^x` for an `f32` from an `x` below 1000.
@@ -198,8 +193,8 @@ impl<'s> Exponential<'s> {
 pub fn exp(b: &mut Builder, args: &[Value]) -> Value {
     in_dtype(b, args, |[x]| {
         let (low, high) = x.pick((-746.0, 710.0), (-104.5, 89.0));
-        let reduced = Reduced::wide(x.clamp(low, high));
-        scale(reduced.significand(), reduced.shifted)
+        let reduced = Reduced::of(x.clamp(low, high), 0.0);
+        reduced.significand().scale(reduced.k)
     })
 }
 
@@ -217,7 +212,7 @@ pub fn exp2(b: &mut Builder, args: &[Value]) -> Value {
 pub fn expm1(b: &mut Builder, args: &[Value]) -> Value {
     in_dtype(b, args, |[x]| {
         let (low, high) = x.pick((-40.0, 710.0), (-20.0, 89.0));
-        let Reduced { shifted, r, r_low } = Reduced::of(x.clamp(low, high), bias(x) - 1.0);
+        let Reduced { shifted, r, r_low, .. } = Reduced::of(x.clamp(low, high), bias(x) - 1.0);
         let s = power(shifted);
         let head = s - 0.5;
         let high = s.fma(r, head);

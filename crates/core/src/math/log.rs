@@ -32,19 +32,11 @@ struct Split<'s> {
 }
 
 impl<'s> Split<'s> {
-    /// Of a positive number, subnormals included if the goal asks for them. Anything for other arguments.
-    fn of(x: Real<'s>, goal: Goal) -> Split<'s> {
-        let (x, bias) = match goal {
-            Goal::Double => {
-                let subnormal = x.lt(f64::MIN_POSITIVE);
-                let bias = subnormal.select(x.constant(-BIAS - 54.0), -BIAS);
-                (subnormal.select(x * 18_014_398_509_481_984.0, x), bias)
-            }
-            Goal::Single => (x, x.constant(-BIAS)),
-        };
+    /// Of `2^offset x`, where `x` is positive, finite and normal. Anything for other arguments.
+    fn of(x: Real<'s>, offset: f64) -> Split<'s> {
         // The exponent plus 2048 stands above the mantissa's distance from that of sqrt(1/2).
         let distance = x.bits() + (2048_u64 << 52).wrapping_sub(SQRT_HALF);
-        let k = (distance.shr(52) | 0x4330_0000_0000_0000).real() + bias;
+        let k = (distance.shr(52) | 0x4330_0000_0000_0000).real() + (offset - BIAS);
         let m = ((distance & MANTISSA) + SQRT_HALF).real();
         Split { k, f: m - 1.0, f_low: None }
     }
@@ -130,13 +122,20 @@ impl<'s> Split<'s> {
     }
 }
 
+/// The power of two that makes subnormal numbers normal ones.
+const SUBNORMAL_LIFT: f64 = 54.0;
 /// What the exponent plus 2048 is lifted by when it is read as a float.
 const BIAS: f64 = 4_503_599_627_370_496.0 + 2048.0;
 
-/// The results of a logarithm outside the positive finite numbers.
-pub(super) fn with_limits<'s>(x: Real<'s>, y: Real<'s>) -> Real<'s> {
+/// A logarithm of any number, given that of `2^offset x` for a positive, finite and normal `x`: what is below the normal
+/// numbers is rare.
+pub(super) fn of_any<'s>(x: Real<'s>, logarithm: impl Fn(Real<'s>, f64) -> Real<'s>) -> Real<'s> {
+    let normal = logarithm(x, 0.0).unless_infinite(x);
+    let lift = x.pick(SUBNORMAL_LIFT, 23.0);
+    let lifted = logarithm(x * lift.exp2(), -lift);
     let outside = x.eq(0.0).select(x.constant(f64::NEG_INFINITY), f64::NAN);
-    x.le(0.0).select(outside, y.unless_infinite(x))
+    let least = x.pick(f64::MIN_POSITIVE, f64::from(f32::MIN_POSITIVE));
+    x.lt(least).select(x.le(0.0).select(outside, lifted), normal)
 }
 
 /// Natural logarithm. Error at most 0.80 ULP in `f64`, 0.90 in `f32`.
@@ -145,7 +144,7 @@ pub fn log(b: &mut Builder, args: &[Value]) -> Value {
         b,
         args,
         |[x]| single::log::log(x),
-        |[x]| with_limits(x, Split::of(x, Goal::Double).natural(Goal::Double)),
+        |[x]| of_any(x, |x, offset| Split::of(x, offset).natural(Goal::Double)),
     )
 }
 
@@ -156,7 +155,7 @@ pub fn log2(b: &mut Builder, args: &[Value]) -> Value {
         b,
         args,
         |[x]| single::log::log2(x),
-        |[x]| with_limits(x, Split::of(x, Goal::Double).base((1.0, 0.0), scale, Goal::Double)),
+        |[x]| of_any(x, |x, offset| Split::of(x, offset).base((1.0, 0.0), scale, Goal::Double)),
     )
 }
 
@@ -167,7 +166,7 @@ pub fn log10(b: &mut Builder, args: &[Value]) -> Value {
         b,
         args,
         |[x]| single::log::log10(x),
-        |[x]| with_limits(x, Split::of(x, Goal::Double).base(log_2, scale, Goal::Double)),
+        |[x]| of_any(x, |x, offset| Split::of(x, offset).base(log_2, scale, Goal::Double)),
     )
 }
 
@@ -189,7 +188,7 @@ pub fn log1p(b: &mut Builder, args: &[Value]) -> Value {
 
 /// `1 + f` for a result in `f32`: near 1 the sum would lose `f`.
 fn one_plus(f: Real<'_>) -> Split<'_> {
-    let sum = Split::of(f + 1.0, Goal::Single);
+    let sum = Split::of(f + 1.0, 0.0);
     Split { f: f.abs().lt(0.25).select(f, sum.f), ..sum }
 }
 
@@ -299,14 +298,16 @@ pub fn arctanh(b: &mut Builder, args: &[Value]) -> Value {
 }
 
 /// The exponent of a positive number, and its significand, within a factor `sqrt 2` of 1, less 1.
-pub(super) fn binary_parts(x: Real<'_>, goal: Goal) -> (Real<'_>, Real<'_>) {
-    let split = Split::of(x, goal);
-    (split.k, split.f)
+pub(super) fn binary_parts(x: Real<'_>) -> (Real<'_>, Real<'_>) {
+    let subnormal = x.lt(f64::MIN_POSITIVE);
+    let lifted = subnormal.select(x * SUBNORMAL_LIFT.exp2(), x);
+    let split = Split::of(lifted, 0.0);
+    (split.k - subnormal.select(x.constant(SUBNORMAL_LIFT), 0.0), split.f)
 }
 
 /// `log2` of a positive number to about 2^-36, relative to the result.
 pub(super) fn log2_single(x: Real<'_>) -> Real<'_> {
-    Split::of(x, Goal::Single).base((1.0, 0.0), (LOG2_E, 0.0), Goal::Single)
+    Split::of(x, 0.0).base((1.0, 0.0), (LOG2_E, 0.0), Goal::Single)
 }
 
 /// `1 / ln 2` as the sum of two numbers.

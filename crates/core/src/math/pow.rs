@@ -158,7 +158,7 @@ fn special_power<'s>(x: Real<'s>, y: Real<'s>, magnitude: Real<'s>) -> Real<'s> 
 /// `log(1 + f) = 2 atanh(s)` with `s = f / (2 + f)` as a pair. Of `atanh(s) = s + s z (1/3 + z (1/5 + ...))`, `z = s^2`,
 /// all but the inner sum are pairs.
 fn log2(x: Real<'_>) -> Pair<'_> {
-    let (k, f) = log::binary_parts(x, Goal::Double);
+    let (k, f) = log::binary_parts(x);
     let d = fast_two_sum(x.constant(2.0), f);
     let s = quotient(Pair { high: f, low: x.constant(0.0) }, d);
     let z = two_product(s.high, s.high);

@@ -149,6 +149,11 @@ impl<'s> Real<'s> {
         self.prim(Prim::Fma, &[m, a])
     }
 
+    /// `self * 2^k`, rounded once, as [`Prim::Scale`].
+    pub(super) fn scale(self, k: Real<'s>) -> Real<'s> {
+        self.prim(Prim::Scale, &[k])
+    }
+
     /// `|self|`
     pub(super) fn abs(self) -> Real<'s> {
         self.prim(Prim::Abs, &[])

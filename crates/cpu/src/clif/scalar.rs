@@ -9,7 +9,7 @@ use super::Gen;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{self, AbiParam, InstBuilder, MemFlagsData, Signature, Type, types};
 use numfuse_core::dtype::{DType, Kind};
-use numfuse_core::kernel::Prim;
+use numfuse_core::kernel::{Prim, expand};
 use numfuse_core::literal::Literal;
 
 /// The Cranelift type of a scalar.
@@ -77,6 +77,7 @@ impl Gen<'_> {
                 self.b.ins().fcmp(float_cc(prim), x, args[1])
             }
             Prim::Eq | Prim::Ne | Prim::Lt | Prim::Le => self.b.ins().icmp(int_cc(prim, operand), x, args[1]),
+            Prim::Scale => self.scalar_inline(&expand::scale(result), args)[0],
             _ if result.is_float() => self.scalar_float(prim, result, args),
             _ => self.scalar_int(prim, result, args),
         }

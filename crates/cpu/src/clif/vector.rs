@@ -11,7 +11,7 @@ use super::scalar::{float_cc, int_cc, scalar_type};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self, ConstantData, Endianness, InstBuilder, MemFlagsData, Type, types};
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::Prim;
+use numfuse_core::kernel::{Prim, expand};
 use numfuse_core::literal::Literal;
 use smallvec::SmallVec;
 
@@ -381,6 +381,10 @@ impl Gen<'_> {
                 let x = &args[0].vector;
                 let parts = x.parts.iter().map(|part| self.reinterpret(ty, *part)).collect();
                 return Vector { parts, ..x.clone() };
+            }
+            Prim::Scale => {
+                let args: SmallVec<[Lanes; 2]> = args.iter().map(|x| (*x).clone()).collect();
+                return self.vector_inline(&expand::scale(result), &args, lanes).remove(0);
             }
             Prim::Shl | Prim::Shr => return self.vector_shift(prim, result, lanes, args),
             Prim::Select => {

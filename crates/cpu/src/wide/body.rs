@@ -313,7 +313,8 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         self.vars.iter_mut().for_each(|var| var.passed = 0);
         for node in 0..self.program.nodes.len() as NodeId {
             let class = self.program.class(node);
-            if class == Class::Uniform || (class == Class::Shared && copies.start > 0) {
+            let elsewhere = class == Class::Uniform || (class == Class::Shared && copies.start > 0);
+            if elsewhere || self.program.is_dead(node) {
                 continue;
             }
             self.at = node;

@@ -4,7 +4,7 @@
 use super::asm::{Alu, Cond, Mem, RAX, RBX, RCX, RDI, RDX};
 use super::body::Body;
 use super::fold::Fold;
-use super::program::{NodeId, Place, PlaceId, Program, Slot, Step, What};
+use super::program::{Args, NodeId, Place, PlaceId, Program, Slot, Step, What};
 use super::rows::{StageProgram, copies_for, loops, run_once};
 use super::{Gen, call_offset};
 use crate::clif::operands_of;
@@ -134,8 +134,9 @@ fn add_row_values(g: &mut Gen<'_>, program: &mut StageProgram, fixed: bool) {
                 known.insert(v);
             }
             inst @ Inst::Prim(prim, _) if operands_of(inst).iter().all(|a| is_known(g, &known, *a)) => {
-                let args: SmallVec<[NodeId; 3]> = operands_of(inst).iter().map(|a| program.node(g, *a)).collect();
-                let node = program.program.push(What::Prim(*prim), dtype, &args);
+                let operands = operands_of(inst);
+                let args = Args::new(operands.len(), |i| program.node(g, operands[i]));
+                let node = program.program.prim(g.a.isa, *prim, dtype, args);
                 program.set(v, node);
                 known.insert(v);
             }

@@ -6,6 +6,7 @@
 
 use super::asm::{Isa, Len, Op, op, op_w};
 use super::body::{Bank, Body, Operand};
+use super::contract::fused_opcode;
 use super::program::{NodeId, What};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::Prim;
@@ -35,6 +36,8 @@ pub(super) fn emit(body: &mut Body<'_, '_, '_>, copy: usize, node: NodeId) {
         What::Prim(prim) => body.prim(copy, node, prim),
         What::Const(_) | What::Rare => {}
         What::Quotient => body.quotient(copy, node),
+        What::Fused { minus_product, minus_addend } => body.fma(copy, node, minus_product, minus_addend),
+        What::Logic(table) => body.logic(copy, node, table),
         What::Carried(n) => body.enter_carried(copy, node, n as usize),
         _ => body.memory_node(copy, node),
     }
@@ -74,7 +77,8 @@ impl Body<'_, '_, '_> {
                 let double = dtype == DType::F64;
                 self.unary(copy, node, op(1, 3, if double { 0x09 } else { 0x08 }, double), Some(mode));
             }
-            Prim::Fma => self.fma(copy, node),
+            Prim::Fma => self.fma(copy, node, false, false),
+            Prim::Scale if avx512 => self.binary(copy, node, op(1, 2, 0x2c, dtype == DType::F64), size, false),
             Prim::Neg | Prim::Abs if dtype.is_float() => {
                 let sign = 1u64 << (8 * size - 1);
                 let (opcode, bits) = if prim == Prim::Neg { (0xef, sign) } else { (0xdb, sign - 1) };
@@ -161,11 +165,11 @@ impl Body<'_, '_, '_> {
         self.emit(op, len, to, 0, x, imm);
     }
 
-    /// `x * y + z`, in the form whose destination is an operand that is not used again.
-    fn fma(&mut self, copy: usize, node: NodeId) {
+    /// `x * y + z`, with the product or `z` negated or not, in the form whose destination is an operand that is not used again.
+    fn fma(&mut self, copy: usize, node: NodeId, minus_product: bool, minus_addend: bool) {
         let dtype = self.dtype(node);
         let (size, len) = (dtype.size(), self.len(dtype));
-        let form = |opcode| op_w(1, 2, opcode, dtype == DType::F64);
+        let form = |opcode| fused_opcode(opcode, minus_product, minus_addend, dtype == DType::F64);
         let [mut x, mut y, z] = [self.arg(node, 0), self.arg(node, 1), self.arg(node, 2)];
         if !self.in_register(copy, x) {
             std::mem::swap(&mut x, &mut y);

@@ -8,7 +8,7 @@
 
 use super::asm::{Gpr, Isa};
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::{Body, Inst, Prim};
+use numfuse_core::kernel::{Body, Inst, Prim, expand};
 use numfuse_core::literal::Literal;
 use smallvec::SmallVec;
 use std::ops::Deref;
@@ -52,6 +52,13 @@ pub(super) enum What {
     Below(Slot),
     /// A selection of the rare part that begins here.
     Rare,
+    /// A fused product of which signs are changed, see [`Program::contract`].
+    Fused {
+        minus_product: bool,
+        minus_addend: bool,
+    },
+    /// Three operands combined bit by bit by a truth table, see [`Program::contract`].
+    Logic(u8),
     /// A quotient, see [`Program::divide`]: of the dividend and the divisor, the reciprocal, what is left of it, and the largest
     /// dividend.
     Quotient,
@@ -222,6 +229,19 @@ impl Program {
         self.nodes[node as usize].class
     }
 
+    /// A primitive, in instructions that there are.
+    pub fn prim(&mut self, isa: Isa, prim: Prim, dtype: DType, args: Args) -> NodeId {
+        match prim {
+            Prim::Scale if isa == Isa::Avx2 => self.inline(&expand::scale(dtype), &args)[0],
+            _ => self.push_args(What::Prim(prim), dtype, args),
+        }
+    }
+
+    /// True if nobody needs a node: another one does its work.
+    pub fn is_dead(&self, node: NodeId) -> bool {
+        matches!(self.nodes[node as usize].what, What::Prim(_)) && self.last_use(node).is_none()
+    }
+
     pub fn constant(&mut self, literal: Literal) -> NodeId {
         self.push(What::Const(literal), literal.dtype(), &[])
     }
@@ -278,6 +298,7 @@ impl Program {
         for a in self.rare.iter().flat_map(|part| &part.inputs).chain(&self.results) {
             starts[*a as usize] += 1;
         }
+        self.contract(isa, &mut starts);
         let mut total = 0;
         for start in &mut starts {
             total += *start;

@@ -483,7 +483,7 @@ impl StageProgram {
                 let args = Args::new(args.len(), |i| self.node(g, args[i]));
                 match prim {
                     Prim::Div => self.program.divide(g.a.isa, dtype, args[0], args[1]),
-                    _ => self.program.push_args(What::Prim(*prim), dtype, args),
+                    _ => self.program.prim(g.a.isa, *prim, dtype, args),
                 }
             }
             Inst::Load(n) => {
@@ -619,7 +619,7 @@ impl StageProgram {
         for v in rare.needed.iter().chain(&rare.selects) {
             if let Inst::Prim(prim, args) = kernel.inst(*v) {
                 let args = Args::new(args.len(), |i| lookup(&nodes, args[i]));
-                nodes[v.index()] = Known::As(part.push_args(What::Prim(*prim), kernel.dtype(*v), args));
+                nodes[v.index()] = Known::As(part.prim(g.a.isa, *prim, kernel.dtype(*v), args));
             }
         }
         let places: SmallVec<[PlaceId; 2]> = rare

@@ -272,7 +272,9 @@ pub fn forms(prim: Prim) -> Vec<(Vec<DType>, DType)> {
     match prim {
         Prim::Neg | Prim::Add | Prim::Sub | Prim::Mul | Prim::Div | Prim::Rem | Prim::Min | Prim::Max => same(&numbers),
         Prim::Abs => same(&numbers.into_iter().filter(|d| d.is_float() || d.is_signed()).collect::<Vec<_>>()),
-        Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven => same(&floats),
+        Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven | Prim::Scale => {
+            same(&floats)
+        }
         Prim::And | Prim::Or | Prim::Xor | Prim::Not => {
             same(&all.into_iter().filter(|d| !d.is_float()).collect::<Vec<_>>())
         }
@@ -293,6 +295,23 @@ pub fn apply(b: &mut Builder, prim: Prim, args: &[Value], result: DType) -> Valu
     match prim {
         Prim::Cast => b.cast(args[0], result),
         Prim::Bitcast => b.bitcast(args[0], result),
+        Prim::Scale => {
+            // Of any numbers two that it is defined for: one between 1 and 2, an integer in the range.
+            let (word, mantissa, most) = match result {
+                DType::F64 => (DType::U64, 0x000f_ffff_ffff_ffff, 2046.0),
+                _ => (DType::U32, 0x007f_ffff, 254.0),
+            };
+            let (one, mantissa) = (b.float(result, 1.0), b.bits(word, mantissa));
+            let [bits, ones] = [args[0], one].map(|x| b.bitcast(x, word));
+            let bits = b.and(bits, mantissa);
+            let bits = b.or(bits, ones);
+            let x = b.bitcast(bits, result);
+            let (least, most) = (b.float(result, -most), b.float(result, most));
+            let k = b.max(args[1], least);
+            let k = b.min(k, most);
+            let k = b.round_even(k);
+            b.scale(x, k)
+        }
         _ => b.prim(prim, args),
     }
 }
@@ -392,7 +411,7 @@ impl Generator<'_> {
             Prim::Lt | Prim::Le => (number, number),
             Prim::Abs if dtype.is_float() || dtype.is_signed() => (dtype, dtype),
             Prim::Abs => (DType::I16, DType::I16),
-            Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven => {
+            Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven | Prim::Scale => {
                 let d = float(self, x);
                 (d, d)
             }
@@ -415,11 +434,7 @@ impl Generator<'_> {
         let x = self.as_dtype(x, arg);
         let y = self.as_dtype(y, second);
         let z = self.as_dtype(z, second);
-        Some(match prim.arity() {
-            1 => self.b.prim(prim, &[x]),
-            2 => self.b.prim(prim, &[x, y]),
-            _ => self.b.prim(prim, &[x, y, z]),
-        })
+        Some(apply(&mut self.b, prim, &[x, y, z][..prim.arity()], second))
     }
 
     fn fill(&mut self, in_loop: bool, extent: Extent, leaves: usize, steps: usize) {

@@ -6,7 +6,7 @@
 use super::Class;
 use super::text::Text;
 use numfuse_core::dtype::{DType, Kind};
-use numfuse_core::kernel::Prim;
+use numfuse_core::kernel::{Body, Inst, Prim, Value, expand};
 use numfuse_core::literal::Literal;
 use std::collections::BTreeSet;
 
@@ -37,6 +37,8 @@ pub(super) struct Helpers {
     pub least: bool,
     /// Conversions from a float dtype to an integer dtype.
     saturate: BTreeSet<(DType, DType)>,
+    /// The dtypes that are multiplied by powers of two.
+    scale: BTreeSet<DType>,
 }
 
 /// What every text begins with, and the functions that this one uses.
@@ -78,6 +80,40 @@ pub(super) fn prelude(text: &mut Text, class: &Class, uses: &Helpers) {
         ));
         text.close();
     }
+    for dtype in &uses.scale {
+        let t = value_type(*dtype);
+        text.open(&format!("static __device__ __forceinline__ {t} scale_{t}({t} x0, {t} x1)"));
+        // It calls no function that is not built in.
+        let results = body_lines(text, &mut Helpers::default(), &expand::scale(*dtype));
+        text.line(&format!("return {};", results.join(", ")));
+        text.close();
+    }
+}
+
+/// The instructions of a body, whose arguments are `x0`, `x1`, and so on; returns what its results are called.
+pub(super) fn body_lines(text: &mut Text, uses: &mut Helpers, body: &Body) -> Vec<String> {
+    let name = |v: &Value| match &body.insts[v.index()].inst {
+        Inst::Const(literal) => constant(*literal),
+        _ => v.to_string(),
+    };
+    for (i, data) in body.insts.iter().enumerate() {
+        let value = match &data.inst {
+            Inst::Arg(n) => format!("x{n}"),
+            Inst::Prim(prim, args) => {
+                let names: Vec<String> = args.iter().map(name).collect();
+                let from = body.insts[operand_for_type(*prim, args).index()].dtype;
+                expression(uses, *prim, data.dtype, from, &names)
+            }
+            _ => continue,
+        };
+        text.line(&format!("const {} v{i} = {value};", value_type(data.dtype)));
+    }
+    body.results.iter().map(name).collect()
+}
+
+/// The operand whose dtype decides what a primitive does: the first that is not a condition.
+pub(super) fn operand_for_type(prim: Prim, args: &[Value]) -> Value {
+    if prim == Prim::Select { args[1] } else { args[0] }
 }
 
 /// A constant.
@@ -139,6 +175,10 @@ pub(super) fn expression(uses: &mut Helpers, prim: Prim, dtype: DType, from: DTy
         _ => {}
     }
     match dtype.kind() {
+        Kind::Float if prim == Prim::Scale => {
+            uses.scale.insert(dtype);
+            format!("scale_{}({x}, {y})", value_type(dtype))
+        }
         Kind::Float => float(prim, dtype, x, y, z),
         Kind::Bool => match prim {
             Prim::Not => format!("!{x}"),

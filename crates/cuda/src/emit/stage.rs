@@ -132,7 +132,9 @@ impl Unit<'_> {
                 let word = self.fields.word(Field::Param(*n));
                 prim::from_word(dtype, &word)
             }
-            Inst::Prim(prim, args) => self.primitive(*prim, dtype, kernel.dtype(operand_for_type(*prim, args)), args),
+            Inst::Prim(prim, args) => {
+                self.primitive(*prim, dtype, kernel.dtype(prim::operand_for_type(*prim, args)), args)
+            }
             Inst::Load(n) => from_memory((places.load)(*n)),
             Inst::Store(n, value) => {
                 if let Some(place) = (places.store)(*n) {
@@ -163,24 +165,9 @@ impl Unit<'_> {
             (0..args).map(|n| if n < state { format!("{t} &x{n}") } else { format!("{t} x{n}") }).collect();
         let mut text = std::mem::take(&mut self.functions);
         text.open(&format!("static __device__ __forceinline__ void {function}({})", parameters.join(", ")));
-        let name = |v: &Value| match &body.insts[v.index()].inst {
-            Inst::Const(literal) => prim::constant(*literal),
-            _ => v.to_string(),
-        };
-        for (i, data) in body.insts.iter().enumerate() {
-            let value = match &data.inst {
-                Inst::Arg(n) => format!("x{n}"),
-                Inst::Prim(prim, args) => {
-                    let names: Vec<String> = args.iter().map(name).collect();
-                    let from = body.insts[operand_for_type(*prim, args).index()].dtype;
-                    prim::expression(&mut self.uses, *prim, data.dtype, from, &names)
-                }
-                _ => continue,
-            };
-            text.line(&format!("const {} v{i} = {value};", value_type(data.dtype)));
-        }
-        for (n, v) in body.results.iter().enumerate() {
-            text.line(&format!("x{n} = {};", name(v)));
+        let results = prim::body_lines(&mut text, &mut self.uses, body);
+        for (n, result) in results.iter().enumerate() {
+            text.line(&format!("x{n} = {result};"));
         }
         text.close();
         self.functions = text;
@@ -494,9 +481,4 @@ impl Unit<'_> {
         let scratch = |_: u32| unreachable!("scratch belongs to loops");
         self.stage(stage, &Places { load: &load, store: &|_| None, scratch: &scratch, reduced, only: Some(only) });
     }
-}
-
-/// The operand whose dtype decides what a primitive does: the first that is not a condition.
-fn operand_for_type(prim: Prim, args: &[Value]) -> Value {
-    if prim == Prim::Select { args[1] } else { args[0] }
 }

@@ -4,6 +4,21 @@ typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; 
 typedef float f32; typedef double f64;
 typedef i32 idx;
 template <class T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vector { T e[N]; };
+static __device__ __forceinline__ f32 scale_f32(f32 x0, f32 x1) {
+    const f32 v0 = x0;
+    const f32 v1 = x1;
+    const f32 v3 = v1 + 12583166.0f;
+    const u32 v4 = (u32)__float_as_int(v3);
+    const u32 v8 = (u32)(u32)22u < 32 ? (u32)((u32)v4 << (u32)(u32)22u) : (u32)0;
+    const u32 v9 = (u32)(v8 & (u32)2139095040u);
+    const u32 v10 = (u32)(u32)23u < 32 ? (u32)((u32)v4 << (u32)(u32)23u) : (u32)0;
+    const u32 v11 = (u32)((u32)v10 - (u32)v9);
+    const f32 v12 = __int_as_float((i32)v9);
+    const f32 v13 = v0 * v12;
+    const f32 v14 = __int_as_float((i32)v11);
+    const f32 v15 = v13 * v14;
+    return v15;
+}
 struct Args {
     i64 n;
     i64 rows;
@@ -91,10 +106,10 @@ extern "C" __global__ void __launch_bounds__(64) kernel_rows(const __grid_consta
                 const idx i = first + u * 64;
                 #pragma unroll
                 for (int k = 0; k < 4; k++) {
-                    const f32 v15 = x0[u].e[k];
-                    w0[u].e[k] = v15;
+                    const f32 v12 = x0[u].e[k];
+                    w0[u].e[k] = v12;
                     if (i + k < n) {
-                        step_max_f32(s0_0[k], v15);
+                        step_max_f32(s0_0[k], v12);
                     }
                 }
             }
@@ -129,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel_rows(const __grid_consta
     }
     r0 = __shfl_sync(0xffffffffu, r0, 0, 16);
     if (n == 0) r0 = 0.0f;
-    const f32 v17 = r0;
+    const f32 v14 = r0;
     f32 r1 = (-0.0f);
     for (idx batch = 0; batch < leaves; batch += 1) {
         const idx begin = batch * 1024;
@@ -157,32 +172,24 @@ extern "C" __global__ void __launch_bounds__(64) kernel_rows(const __grid_consta
                 const idx i = first + u * 64;
                 #pragma unroll
                 for (int k = 0; k < 4; k++) {
-                    const f32 v18 = z0[u].e[k];
-                    const f32 v19 = v18 - v17;
-                    const f32 v20 = (-104.5f) > v19 ? (-104.5f) : v19;
-                    const f32 v21 = 89.0f < v20 ? 89.0f : v20;
-                    const f32 v22 = __fmaf_rn(v21, 1.442695f, 12583166.0f);
-                    const f32 v23 = v22 - 12583166.0f;
-                    const f32 v24 = __fmaf_rn(v23, (-0.6931472f), v21);
-                    const f32 v25 = __fmaf_rn(v23, 1.9046542e-9f, v24);
-                    const f32 v26 = __fmaf_rn(0.0013821648f, v25, 0.008368973f);
-                    const f32 v27 = __fmaf_rn(v26, v25, 0.04166826f);
-                    const f32 v28 = __fmaf_rn(v27, v25, 0.16666518f);
-                    const f32 v29 = __fmaf_rn(v28, v25, 0.49999994f);
-                    const f32 v30 = __fmaf_rn(v29, v25, 1.0f);
-                    const f32 v31 = __fmaf_rn(v30, v25, 1.0f);
-                    const u32 v32 = (u32)__float_as_int(v22);
-                    const u32 v33 = (u32)(u32)22u < 32 ? (u32)((u32)v32 << (u32)(u32)22u) : (u32)0;
-                    const u32 v34 = (u32)(v33 & (u32)2139095040u);
-                    const u32 v35 = (u32)(u32)23u < 32 ? (u32)((u32)v32 << (u32)(u32)23u) : (u32)0;
-                    const u32 v36 = (u32)((u32)v35 - (u32)v34);
-                    const f32 v37 = __int_as_float((i32)v34);
-                    const f32 v38 = __int_as_float((i32)v36);
-                    const f32 v39 = v31 * v37;
-                    const f32 v40 = v39 * v38;
-                    w1[u].e[k] = v40;
+                    const f32 v15 = z0[u].e[k];
+                    const f32 v16 = v15 - v14;
+                    const f32 v17 = (-104.5f) > v16 ? (-104.5f) : v16;
+                    const f32 v18 = 89.0f < v17 ? 89.0f : v17;
+                    const f32 v19 = __fmaf_rn(v18, 1.442695f, 12582912.0f);
+                    const f32 v20 = v19 - 12582912.0f;
+                    const f32 v21 = __fmaf_rn(v20, (-0.6931472f), v18);
+                    const f32 v22 = __fmaf_rn(v20, 1.9046542e-9f, v21);
+                    const f32 v23 = __fmaf_rn(0.0013821648f, v22, 0.008368973f);
+                    const f32 v24 = __fmaf_rn(v23, v22, 0.04166826f);
+                    const f32 v25 = __fmaf_rn(v24, v22, 0.16666518f);
+                    const f32 v26 = __fmaf_rn(v25, v22, 0.49999994f);
+                    const f32 v27 = __fmaf_rn(v26, v22, 1.0f);
+                    const f32 v28 = __fmaf_rn(v27, v22, 1.0f);
+                    const f32 v29 = scale_f32(v28, v20);
+                    w1[u].e[k] = v29;
                     if (i + k < n) {
-                        step_sum_f32(s1_0[k], v40);
+                        step_sum_f32(s1_0[k], v29);
                     }
                 }
             }
@@ -217,7 +224,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel_rows(const __grid_consta
     }
     r1 = __shfl_sync(0xffffffffu, r1, 0, 16);
     if (n == 0) r1 = 0.0f;
-    const f32 v42 = r1;
+    const f32 v31 = r1;
     for (idx batch = 0; batch < leaves; batch += 1) {
         const idx begin = batch * 1024;
         for (int step = 0; step < 16; step += 4) {
@@ -243,9 +250,9 @@ extern "C" __global__ void __launch_bounds__(64) kernel_rows(const __grid_consta
                 const idx i = first + u * 64;
                 #pragma unroll
                 for (int k = 0; k < 4; k++) {
-                    const f32 v43 = z1[u].e[k];
-                    const f32 v44 = v43 / v42;
-                    y1[u].e[k] = v44;
+                    const f32 v32 = z1[u].e[k];
+                    const f32 v33 = v32 / v31;
+                    y1[u].e[k] = v33;
                 }
             }
             if (live) {

@@ -5,7 +5,7 @@
 
 use crate::math::coefficients::{LOG_F32, LOG_LONG_F32, LOG_UPPER_F32, LOG2_F32, LOG10_F32};
 use crate::math::exp::{Reduced, scales};
-use crate::math::log::with_limits;
+use crate::math::log::of_any;
 use crate::math::real::{Bits, Pair, Real, two_product, two_sum};
 use std::f64::consts::{LOG2_E, LOG10_E};
 
@@ -25,14 +25,10 @@ struct Split<'s> {
 }
 
 impl<'s> Split<'s> {
-    /// Of a positive number, subnormal or not; anything for others.
-    fn of(x: Real<'s>) -> Split<'s> {
-        let subnormal = x.lt(f64::from(f32::MIN_POSITIVE));
-        let scaled = subnormal.select(x * 8_388_608.0, x);
-        let offset =
-            |shift: u32| scaled.bits().constant(u64::from((shift << 23).wrapping_add(SQRT_HALF).wrapping_neg()));
+    /// Of `2^offset x`, where `x` is positive, finite and normal; anything for others.
+    fn of(x: Real<'s>, offset: f64) -> Split<'s> {
         // The exponent stands above the mantissa's distance from that of sqrt(1/2).
-        let distance = scaled.bits() + subnormal.select_bits(offset(23), offset(0));
+        let distance = x.bits() + u64::from(((offset as i32) << 23).wrapping_sub_unsigned(SQRT_HALF).cast_unsigned());
         let m = (distance & MANTISSA) + u64::from(SQRT_HALF);
         Split { k: distance.quotient_f32(23), f: m.real() - 1.0 }
     }
@@ -63,21 +59,23 @@ fn square_term<'s>(f: Real<'s>, coefficients: &[f32]) -> Real<'s> {
 
 /// Natural logarithm.
 pub(in crate::math) fn log(x: Real<'_>) -> Real<'_> {
-    let split = Split::of(x);
-    let f = split.f;
-    let sum = split.head(LN_2_CUT, f);
-    let low = (f * f).fma(square_term(f, &LOG_F32), split.k.fma(LN_2_REST, sum.low));
-    with_limits(x, sum.high + low)
+    of_any(x, |x, offset| {
+        let split = Split::of(x, offset);
+        let f = split.f;
+        let sum = split.head(LN_2_CUT, f);
+        let low = (f * f).fma(square_term(f, &LOG_F32), split.k.fma(LN_2_REST, sum.low));
+        sum.high + low
+    })
 }
 
 /// Logarithm to base 2.
 pub(in crate::math) fn log2(x: Real<'_>) -> Real<'_> {
-    with_limits(x, Split::of(x).base((1.0, 0.0), LOG2_E, &LOG2_F32))
+    of_any(x, |x, offset| Split::of(x, offset).base((1.0, 0.0), LOG2_E, &LOG2_F32))
 }
 
 /// Logarithm to base 10.
 pub(in crate::math) fn log10(x: Real<'_>) -> Real<'_> {
-    with_limits(x, Split::of(x).base((LOG10_2_CUT, LOG10_2_REST), LOG10_E, &LOG10_F32))
+    of_any(x, |x, offset| Split::of(x, offset).base((LOG10_2_CUT, LOG10_2_REST), LOG10_E, &LOG10_F32))
 }
 
 /// `log(1 + x)`: of the sum with its rounding error.
