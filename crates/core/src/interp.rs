@@ -5,6 +5,7 @@
 //! what the fast ones are held against. Any NaN equals any NaN; signs and payloads of NaN results are not specified.
 
 use crate::dtype::{DType, Kind};
+use crate::kernel::expand;
 use crate::kernel::reduce::{self, State};
 use crate::kernel::{Body, Inst, InstData, Kernel, Nest, Prim, Reducer, StageKind};
 use crate::launch::{Launch, Layout, for_each_index};
@@ -14,6 +15,9 @@ use smallvec::SmallVec;
 /// The value of a primitive. The operands obey the typing rule on [`Prim`].
 pub fn eval(prim: Prim, dtype: DType, args: &[Literal]) -> Literal {
     match prim {
+        Prim::LargeSin | Prim::LargeCos | Prim::LargeTan => {
+            return expand::body(prim, dtype).map_or(args[0], |body| eval_body(body, args)[0]);
+        }
         Prim::Select => return if args[0].as_bool() { args[1] } else { args[2] },
         Prim::Cast => return args[0].cast(dtype),
         Prim::Bitcast => return Literal::from_bits(dtype, args[0].bits()),

@@ -71,7 +71,7 @@ impl fmt::Display for Value {
 ///
 /// Floats are IEEE 754 in round-to-nearest with subnormals; nothing is contracted or reassociated. NaN results have
 /// unspecified sign and payload. Integers wrap in two's complement.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Prim {
     /// `-x`; same; float (flips the sign bit) or integer.
     Neg,
@@ -107,6 +107,13 @@ pub enum Prim {
     /// `x * 2^k` with one rounding; same; float. NaN if `x` is. Else `x` is from 1/8 to 8 in magnitude, and `k` an integer whose
     /// magnitude is at most twice the bias of the exponent; of other operands the result is unspecified.
     Scale,
+    /// Sine of an angle from 2^30 on, or 2^17 on in `f32`, in magnitude; same; float. NaN for NaN and infinities. Of other operands
+    /// the result is unspecified, but the same everywhere.
+    LargeSin,
+    /// Cosine; else as `LargeSin`.
+    LargeCos,
+    /// Tangent; else as `LargeSin`, but from 2^30 on in both dtypes.
+    LargeTan,
     /// Bitwise and; same; integer or bool.
     And,
     /// Bitwise or; same; integer or bool.
@@ -138,7 +145,7 @@ pub enum Prim {
 
 impl Prim {
     /// Every primitive.
-    pub const ALL: [Prim; 29] = [
+    pub const ALL: [Prim; 32] = [
         Prim::Neg,
         Prim::Abs,
         Prim::Add,
@@ -155,6 +162,9 @@ impl Prim {
         Prim::Trunc,
         Prim::RoundEven,
         Prim::Scale,
+        Prim::LargeSin,
+        Prim::LargeCos,
+        Prim::LargeTan,
         Prim::And,
         Prim::Or,
         Prim::Xor,
@@ -180,6 +190,9 @@ impl Prim {
             | Prim::Ceil
             | Prim::Trunc
             | Prim::RoundEven
+            | Prim::LargeSin
+            | Prim::LargeCos
+            | Prim::LargeTan
             | Prim::Not
             | Prim::Cast
             | Prim::Bitcast => 1,
@@ -207,6 +220,9 @@ impl Prim {
             Prim::Trunc => "trunc",
             Prim::RoundEven => "round_even",
             Prim::Scale => "scale",
+            Prim::LargeSin => "large_sin",
+            Prim::LargeCos => "large_cos",
+            Prim::LargeTan => "large_tan",
             Prim::And => "and",
             Prim::Or => "or",
             Prim::Xor => "xor",

@@ -38,6 +38,7 @@ pub use parts::{
 };
 pub use pow::{cbrt, hypot, pow};
 pub use trig::{arccos, arcsin, arctan, arctan2, cos, sin, tan};
+pub(crate) use trig::{large_cos, large_sin, large_tan};
 
 use crate::kernel::{Builder, Value};
 

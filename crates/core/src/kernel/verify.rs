@@ -157,7 +157,7 @@ fn is_typed(prim: Prim, args: &[DType], result: DType) -> bool {
     match prim {
         Neg | Add | Sub | Mul | Div | Rem | Min | Max => same && !bool_,
         Abs => same && (float || result.is_signed()),
-        Fma | Sqrt | Floor | Ceil | Trunc | RoundEven | Scale => same && float,
+        Fma | Sqrt | Floor | Ceil | Trunc | RoundEven | Scale | LargeSin | LargeCos | LargeTan => same && float,
         And | Or | Xor | Not => same && !float,
         Shl | Shr => same && result.is_int(),
         Eq | Ne => bool_ && args[0] == args[1],

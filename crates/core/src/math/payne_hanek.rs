@@ -6,8 +6,8 @@
 //! them up in, and they are selected by the exponent, halving the table five times. Products are exact with [`Real::fma`],
 //! sums with [`two_sum`]: the double nearest a multiple of `pi/2` is 2^-61 away from it, and still has a full result.
 //!
-//! Nothing but the selections of [`super::trig`] uses the results, so that [`crate::kernel::rare`] finds the
-//! instructions, and a back end can skip them where no argument is huge.
+//! All of this is in the bodies of primitives ([`crate::kernel::expand`]): a kernel has one instruction for it, which a back
+//! end can skip where no argument is huge ([`crate::kernel::rare`]).
 
 use super::exp::ROUNDER;
 use super::real::{Goal, Pair, Real, fast_two_sum, two_product, two_sum};

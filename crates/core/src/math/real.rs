@@ -154,6 +154,11 @@ impl<'s> Real<'s> {
         self.prim(Prim::Scale, &[k])
     }
 
+    /// A primitive for large angles.
+    pub(super) fn large(self, prim: Prim) -> Real<'s> {
+        self.prim(prim, &[])
+    }
+
     /// `|self|`
     pub(super) fn abs(self) -> Real<'s> {
         self.prim(Prim::Abs, &[])

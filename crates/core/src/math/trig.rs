@@ -13,7 +13,7 @@ use super::real::{
 };
 use super::single;
 use crate::dtype::DType;
-use crate::kernel::{Builder, Value};
+use crate::kernel::{Builder, Prim, Value};
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2, PI};
 
 /// `pi/2` is the sum of `FRAC_PI_2` and these.
@@ -37,6 +37,7 @@ pub(super) struct Reduced<'s> {
 }
 
 impl<'s> Reduced<'s> {
+    /// Of a number below [`HUGE`] in magnitude; anything for others.
     fn of(x: Real<'s>, goal: Goal) -> Reduced<'s> {
         let shifted = x.fma(FRAC_2_PI, ROUNDER);
         let n = shifted - ROUNDER;
@@ -50,16 +51,15 @@ impl<'s> Reduced<'s> {
             }
             Goal::Single => Pair { high: n.fma(-FRAC_PI_2_LOW, head), low: x.constant(0.0) },
         };
-        let quadrant = shifted.bits();
-        // A back end may skip what only huge arguments need: see `kernel::rare`, which wants the selections last.
-        let huge = payne_hanek::reduce(x, goal);
+        Reduced { t, quadrant: shifted.bits() }
+    }
+
+    /// Of a number whose magnitude may be [`HUGE`] and above, for [`Goal::Single`].
+    fn of_any(x: Real<'s>) -> Reduced<'s> {
+        let (huge, other) = (payne_hanek::reduce(x, Goal::Single), Reduced::of(x, Goal::Single));
         let is_huge = x.abs().ge(HUGE);
-        let high = is_huge.select(huge.t.high, t.high);
-        let low = match goal {
-            Goal::Double => is_huge.select(huge.t.low, t.low),
-            Goal::Single => t.low,
-        };
-        Reduced { t: Pair { high, low }, quadrant: is_huge.select_bits(huge.quadrant, quadrant) }
+        let high = is_huge.select(huge.t.high, other.t.high);
+        Reduced { t: Pair { high, low: other.t.low }, quadrant: is_huge.select_bits(huge.quadrant, other.quadrant) }
     }
 
     /// `sin t` as an unevaluated sum.
@@ -115,9 +115,8 @@ fn sine(x: Real<'_>, turn: u64) -> Real<'_> {
     let parts = x.pick([FRAC_PI_2, FRAC_PI_2_LOW, FRAC_PI_2_LOWEST], FRAC_PI_2_SINGLE);
     let rounder = rounder(x);
     let ax = x.abs();
-    // Whole, so that a back end may skip it: see `kernel::rare`.
     let is_large = ax.ge(x.pick(HUGE, LARGE_SINGLE));
-    let large = large_sine(x, turn);
+    let large = x.large(if turn == 0 { Prim::LargeSin } else { Prim::LargeCos });
     let shifted = ax.fma(FRAC_2_PI, rounder);
     let n = shifted - rounder;
     // Exact: a multiple of the unit of 1 that is below 1.
@@ -139,38 +138,62 @@ fn sine(x: Real<'_>, turn: u64) -> Real<'_> {
     is_large.select(large, y.flip(sign & x.pick(1 << 63, 1 << 31)))
 }
 
+/// What computes [`Prim::LargeSin`].
+pub(crate) fn large_sin(b: &mut Builder, x: Value) -> Value {
+    in_dtype(b, &[x], |[x]| large_sine(x, 0))
+}
+
+/// What computes [`Prim::LargeCos`].
+pub(crate) fn large_cos(b: &mut Builder, x: Value) -> Value {
+    in_dtype(b, &[x], |[x]| large_sine(x, 1))
+}
+
 /// As [`sine`], from [`HUGE`] on, or from [`LARGE_SINGLE`] in `f32`.
 fn large_sine(x: Real<'_>, turn: u64) -> Real<'_> {
     if x.pick(true, false) {
         return payne_hanek::reduce(x, Goal::Double).rotated(turn, Goal::Double);
     }
     let wide = x.cast(DType::F64);
-    Reduced::of(wide, Goal::Single).rotated(turn, Goal::Single).cast(DType::F32)
+    Reduced::of_any(wide).rotated(turn, Goal::Single).cast(DType::F32)
 }
 
 /// Tangent. Error at most 0.90 ULP in `f64`, 0.51 in `f32`, for arguments of any size.
 ///
 /// The quotient of sine and cosine, as pairs.
 pub fn tan(b: &mut Builder, args: &[Value]) -> Value {
-    in_f64(b, args, |[x], goal| {
-        let angle = Reduced::of(x, goal);
-        let (s, c) = (angle.sine(goal), angle.cosine(goal));
-        let odd = (angle.quadrant & 1).ne(0);
-        let y = match goal {
-            Goal::Double => {
-                let (s, c) = (fast_two_sum(s.high, s.low), fast_two_sum(c.high, c.low));
-                let n = Pair { high: odd.select(c.high, s.high), low: odd.select(c.low, s.low) };
-                let d = Pair { high: odd.select(s.high, c.high), low: odd.select(s.low, c.low) };
-                quotient(n, d).round()
-            }
-            Goal::Single => {
-                let (s, c) = (s.round(), c.round());
-                odd.select(c, s) / odd.select(s, c)
-            }
-        };
-        let y = y.flip(angle.quadrant.shl(63));
-        x.abs().lt(1e-9).select(x, y)
+    let large = b.prim(Prim::LargeTan, args);
+    in_dtype(b, &[args[0], large], |[x, large]| {
+        let is_huge = x.abs().ge(HUGE);
+        is_huge.select(large, tangent(x, Reduced::of))
     })
+}
+
+/// What computes [`Prim::LargeTan`].
+pub(crate) fn large_tan(b: &mut Builder, x: Value) -> Value {
+    in_dtype(b, &[x], |[x]| tangent(x, payne_hanek::reduce))
+}
+
+/// The tangent of an angle that a function reduces.
+fn tangent<'s>(x: Real<'s>, reduce: impl FnOnce(Real<'s>, Goal) -> Reduced<'s>) -> Real<'s> {
+    let goal = x.pick(Goal::Double, Goal::Single);
+    let wide = x.cast(DType::F64);
+    let angle = reduce(wide, goal);
+    let (s, c) = (angle.sine(goal), angle.cosine(goal));
+    let odd = (angle.quadrant & 1).ne(0);
+    let y = match goal {
+        Goal::Double => {
+            let (s, c) = (fast_two_sum(s.high, s.low), fast_two_sum(c.high, c.low));
+            let n = Pair { high: odd.select(c.high, s.high), low: odd.select(c.low, s.low) };
+            let d = Pair { high: odd.select(s.high, c.high), low: odd.select(s.low, c.low) };
+            quotient(n, d).round()
+        }
+        Goal::Single => {
+            let (s, c) = (s.round(), c.round());
+            odd.select(c, s) / odd.select(s, c)
+        }
+    };
+    let y = y.flip(angle.quadrant.shl(63));
+    wide.abs().lt(1e-9).select(wide, y).cast(x.pick(DType::F64, DType::F32))
 }
 
 /// `(asin(t) - t) / t` from `z = t^2 <= 1/4`.

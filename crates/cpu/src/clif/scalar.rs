@@ -77,8 +77,10 @@ impl Gen<'_> {
                 self.b.ins().fcmp(float_cc(prim), x, args[1])
             }
             Prim::Eq | Prim::Ne | Prim::Lt | Prim::Le => self.b.ins().icmp(int_cc(prim, operand), x, args[1]),
-            Prim::Scale => self.scalar_inline(&expand::scale(result), args)[0],
-            _ if result.is_float() => self.scalar_float(prim, result, args),
+            _ if result.is_float() => match expand::body(prim, result) {
+                Some(body) => self.scalar_inline(body, args)[0],
+                None => self.scalar_float(prim, result, args),
+            },
             _ => self.scalar_int(prim, result, args),
         }
     }

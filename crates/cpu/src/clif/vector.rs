@@ -374,6 +374,10 @@ impl Gen<'_> {
         if is_scalarised(prim, result, operand, uniform_count, &self.target) {
             return self.each_lane(prim, result, operand, lanes, args);
         }
+        if let Some(body) = expand::body(prim, result) {
+            let args: SmallVec<[Lanes; 2]> = args.iter().map(|x| (*x).clone()).collect();
+            return self.vector_inline(body, &args, lanes).remove(0);
+        }
         match prim {
             Prim::Cast => return self.vector_cast(operand, result, lanes, &args[0].vector),
             Prim::Bitcast => {
@@ -381,10 +385,6 @@ impl Gen<'_> {
                 let x = &args[0].vector;
                 let parts = x.parts.iter().map(|part| self.reinterpret(ty, *part)).collect();
                 return Vector { parts, ..x.clone() };
-            }
-            Prim::Scale => {
-                let args: SmallVec<[Lanes; 2]> = args.iter().map(|x| (*x).clone()).collect();
-                return self.vector_inline(&expand::scale(result), &args, lanes).remove(0);
             }
             Prim::Shl | Prim::Shr => return self.vector_shift(prim, result, lanes, args),
             Prim::Select => {

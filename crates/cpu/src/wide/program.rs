@@ -231,8 +231,8 @@ impl Program {
 
     /// A primitive, in instructions that there are.
     pub fn prim(&mut self, isa: Isa, prim: Prim, dtype: DType, args: Args) -> NodeId {
-        match prim {
-            Prim::Scale if isa == Isa::Avx2 => self.inline(&expand::scale(dtype), &args)[0],
+        match expand::body(prim, dtype) {
+            Some(body) if isa == Isa::Avx2 || prim != Prim::Scale => self.inline(body, &args)[0],
             _ => self.push_args(What::Prim(prim), dtype, args),
         }
     }
@@ -260,7 +260,7 @@ impl Program {
         self.places.len() as PlaceId - 1
     }
 
-    /// Appends a reducer's body.
+    /// Appends a body, of which every primitive has an instruction.
     pub fn inline(&mut self, body: &Body, args: &[NodeId]) -> SmallVec<[NodeId; 2]> {
         let mut map: SmallVec<[NodeId; 16]> = SmallVec::new();
         for data in &body.insts {
@@ -271,7 +271,7 @@ impl Program {
                     self.push_args(What::Prim(*prim), data.dtype, operands)
                 }
                 Inst::Const(literal) => self.constant(*literal),
-                // Reducers are made of these only.
+                // Bodies are made of these only.
                 _ => self.constant(Literal::from_bits(data.dtype, 0)),
             };
             map.push(id);

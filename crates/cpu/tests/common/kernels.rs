@@ -272,9 +272,8 @@ pub fn forms(prim: Prim) -> Vec<(Vec<DType>, DType)> {
     match prim {
         Prim::Neg | Prim::Add | Prim::Sub | Prim::Mul | Prim::Div | Prim::Rem | Prim::Min | Prim::Max => same(&numbers),
         Prim::Abs => same(&numbers.into_iter().filter(|d| d.is_float() || d.is_signed()).collect::<Vec<_>>()),
-        Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven | Prim::Scale => {
-            same(&floats)
-        }
+        Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven => same(&floats),
+        Prim::Scale | Prim::LargeSin | Prim::LargeCos | Prim::LargeTan => same(&floats),
         Prim::And | Prim::Or | Prim::Xor | Prim::Not => {
             same(&all.into_iter().filter(|d| !d.is_float()).collect::<Vec<_>>())
         }
@@ -400,7 +399,11 @@ impl Generator<'_> {
         let x = self.visible()?;
         let (y, z) = (self.visible()?, self.visible()?);
         let dtype = self.b.dtype(x);
-        let prim = self.rng.pick(&Prim::ALL);
+        let prim = match self.rng.pick(&Prim::ALL) {
+            // They are long.
+            Prim::LargeSin | Prim::LargeCos | Prim::LargeTan if !self.rng.one_in(6) => Prim::Fma,
+            prim => prim,
+        };
         let float = |g: &Self, v: Value| if g.b.dtype(v).is_float() { g.b.dtype(v) } else { DType::F64 };
         let number = if dtype == DType::Bool { DType::I32 } else { dtype };
         let integer = if dtype.is_int() { dtype } else { DType::I32 };
@@ -411,7 +414,11 @@ impl Generator<'_> {
             Prim::Lt | Prim::Le => (number, number),
             Prim::Abs if dtype.is_float() || dtype.is_signed() => (dtype, dtype),
             Prim::Abs => (DType::I16, DType::I16),
-            Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven | Prim::Scale => {
+            Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven => {
+                let d = float(self, x);
+                (d, d)
+            }
+            Prim::Scale | Prim::LargeSin | Prim::LargeCos | Prim::LargeTan => {
                 let d = float(self, x);
                 (d, d)
             }

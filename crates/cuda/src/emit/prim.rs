@@ -37,8 +37,8 @@ pub(super) struct Helpers {
     pub least: bool,
     /// Conversions from a float dtype to an integer dtype.
     saturate: BTreeSet<(DType, DType)>,
-    /// The dtypes that are multiplied by powers of two.
-    scale: BTreeSet<DType>,
+    /// Primitives that are functions of a dtype.
+    functions: BTreeSet<(Prim, DType)>,
 }
 
 /// What every text begins with, and the functions that this one uses.
@@ -80,11 +80,14 @@ pub(super) fn prelude(text: &mut Text, class: &Class, uses: &Helpers) {
         ));
         text.close();
     }
-    for dtype in &uses.scale {
+    for (prim, dtype) in &uses.functions {
+        let Some(body) = expand::body(*prim, *dtype) else { continue };
         let t = value_type(*dtype);
-        text.open(&format!("static __device__ __forceinline__ {t} scale_{t}({t} x0, {t} x1)"));
+        let parameters: Vec<String> = (0..prim.arity()).map(|n| format!("{t} x{n}")).collect();
+        let function = function_name(*prim, *dtype);
+        text.open(&format!("static __device__ __forceinline__ {t} {function}({})", parameters.join(", ")));
         // It calls no function that is not built in.
-        let results = body_lines(text, &mut Helpers::default(), &expand::scale(*dtype));
+        let results = body_lines(text, &mut Helpers::default(), body);
         text.line(&format!("return {};", results.join(", ")));
         text.close();
     }
@@ -109,6 +112,11 @@ pub(super) fn body_lines(text: &mut Text, uses: &mut Helpers, body: &Body) -> Ve
         text.line(&format!("const {} v{i} = {value};", value_type(data.dtype)));
     }
     body.results.iter().map(name).collect()
+}
+
+/// What the function is called that computes a primitive.
+pub(super) fn function_name(prim: Prim, dtype: DType) -> String {
+    format!("{}_{}", prim.name(), value_type(dtype))
 }
 
 /// The operand whose dtype decides what a primitive does: the first that is not a condition.
@@ -175,9 +183,9 @@ pub(super) fn expression(uses: &mut Helpers, prim: Prim, dtype: DType, from: DTy
         _ => {}
     }
     match dtype.kind() {
-        Kind::Float if prim == Prim::Scale => {
-            uses.scale.insert(dtype);
-            format!("scale_{}({x}, {y})", value_type(dtype))
+        Kind::Float if expand::body(prim, dtype).is_some() => {
+            uses.functions.insert((prim, dtype));
+            format!("{}({})", function_name(prim, dtype), args.join(", "))
         }
         Kind::Float => float(prim, dtype, x, y, z),
         Kind::Bool => match prim {

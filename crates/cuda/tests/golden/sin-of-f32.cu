@@ -3,6 +3,85 @@ typedef signed char i8; typedef short i16; typedef int i32; typedef long long i6
 typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64;
 typedef float f32; typedef double f64;
 typedef i32 idx;
+template <class T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vector { T e[N]; };
+static __device__ __forceinline__ f32 large_sin_f32(f32 x0) {
+    const f32 v0 = x0;
+    const f64 v1 = (f64)v0;
+    const f64 v2 = fabs(v1);
+    const bool v4 = 6.044629098073146e23 <= v2;
+    const f64 v7 = v4 ? 1.615379788089285e-17 : 0.01161977236758134;
+    const f64 v10 = v4 ? 4.018688565460554e-33 : 2.276010073078396e-18;
+    const f64 v13 = v4 ? 1.610712785318822e-49 : 1.6682867668608235e-34;
+    const f64 v14 = v1 * v7;
+    const f64 v15 = -v14;
+    const f64 v16 = __fma_rn(v1, v7, v15);
+    const f64 v17 = v1 * v10;
+    const f64 v18 = -v17;
+    const f64 v19 = __fma_rn(v1, v10, v18);
+    const f64 v20 = rint(v14);
+    const f64 v21 = rint(v16);
+    const f64 v22 = rint(v17);
+    const f64 v23 = v14 - v20;
+    const f64 v24 = v16 - v21;
+    const f64 v25 = v23 + v24;
+    const f64 v26 = rint(v25);
+    const f64 v27 = v25 - v26;
+    const f64 v28 = v17 - v22;
+    const f64 v29 = v27 + v28;
+    const f64 v30 = v29 - v27;
+    const f64 v31 = v29 - v30;
+    const f64 v32 = v27 - v31;
+    const f64 v33 = v28 - v30;
+    const f64 v34 = v32 + v33;
+    const f64 v35 = rint(v29);
+    const f64 v36 = v29 - v35;
+    const f64 v37 = __fma_rn(v1, v13, v19);
+    const f64 v38 = v37 + v34;
+    const f64 v39 = v36 + v38;
+    const f64 v41 = v20 * 0.25;
+    const f64 v42 = rint(v41);
+    const f64 v44 = __fma_rn(v42, (-4.0), v20);
+    const f64 v45 = v44 + v21;
+    const f64 v46 = v22 + v26;
+    const f64 v47 = v46 + v35;
+    const f64 v48 = v45 + v47;
+    const f64 v50 = v48 + 6755399441055744.0;
+    const f64 v52 = v39 * 1.5707963267948966;
+    const u64 v53 = (u64)__double_as_longlong(v50);
+    const f64 v55 = __fma_rn(v1, 0.6366197723675814, 6755399441055744.0);
+    const f64 v56 = v55 - 6755399441055744.0;
+    const f64 v58 = __fma_rn(v56, (-1.5707963267948966), v1);
+    const f64 v60 = __fma_rn(v56, (-6.123233995736766e-17), v58);
+    const u64 v61 = (u64)__double_as_longlong(v55);
+    const bool v63 = 1073741824.0 <= v2;
+    const f64 v64 = v63 ? v52 : v60;
+    const u64 v65 = v63 ? v53 : v61;
+    const f64 v66 = v64 * v64;
+    const f64 v69 = __fma_rn(2.7182517285271142e-6, v66, (-0.00019839329052384673));
+    const f64 v71 = __fma_rn(v69, v66, 0.008333329370279583);
+    const f64 v73 = __fma_rn(v71, v66, (-0.16666666641529326));
+    const f64 v74 = v64 * v66;
+    const f64 v75 = v73 * v74;
+    const f64 v76 = v64 + v75;
+    const f64 v79 = __fma_rn((-2.720529111424751e-7), v66, 2.4799454917999247e-5);
+    const f64 v81 = __fma_rn(v79, v66, (-0.0013888883482197402));
+    const f64 v83 = __fma_rn(v81, v66, 0.04166666661931868);
+    const f64 v85 = v66 * 0.5;
+    const f64 v87 = 1.0 - v85;
+    const f64 v88 = v66 * v66;
+    const f64 v89 = v83 * v88;
+    const f64 v90 = v87 + v89;
+    const u64 v92 = (u64)(v65 & 1ull);
+    const bool v94 = v92 != 0ull;
+    const f64 v95 = v94 ? v90 : v76;
+    const u64 v96 = (u64)1ull < 64 ? (u64)(v65 >> (u64)1ull) : (u64)0;
+    const u64 v98 = (u64)63ull < 64 ? (u64)((u64)v96 << (u64)63ull) : (u64)0;
+    const u64 v99 = (u64)__double_as_longlong(v95);
+    const u64 v100 = (u64)(v99 ^ v98);
+    const f64 v101 = __longlong_as_double((i64)v100);
+    const f32 v102 = (f32)v101;
+    return v102;
+}
 struct Args {
     i64 n;
     const char* m0;
@@ -10,142 +89,86 @@ struct Args {
 };
 extern "C" __global__ void __launch_bounds__(256) kernel_map(const __grid_constant__ Args a) {
     const idx n = (idx)a.n;
-    const idx first = ((idx)blockIdx.x * 256 + (idx)threadIdx.x);
+    const idx first = ((idx)blockIdx.x * 256 + (idx)threadIdx.x) * 4;
     if (first >= n) return;
     const char* const r0 = a.m0;
     char* const r1 = a.m1;
-    f32 x0;
+    Vector<f32, 4> x0;
     {
         const idx i = first;
-        const idx j = i < n ? i : n - 1;
-        x0 = *(const f32*)(r0 + j * 4);
-    }
-    f32 y1;
-    {
-        const idx i = first;
-        const f32 v47 = x0;
-        const f32 v48 = fabsf(v47);
-        const bool v49 = 131072.0f <= v48;
-        const f32 v124 = __fmaf_rn(v48, 0.63661975f, 12582912.0f);
-        const f32 v125 = v124 - 12582912.0f;
-        const f32 v126 = __fmaf_rn(v125, (-1.5707964f), v48);
-        const f32 v127 = v125 * (-4.371139e-8f);
-        const f32 v128 = v126 - v127;
-        const f32 v129 = v126 - v128;
-        const f32 v130 = __fmaf_rn(v125, 4.371139e-8f, v129);
-        const f32 v131 = __fmaf_rn(v125, 1.7151245e-15f, v130);
-        const f32 v132 = v128 * v128;
-        const f32 v133 = __fmaf_rn((-0.00019518388f), v132, 0.00833219f);
-        const f32 v134 = __fmaf_rn(v133, v132, (-0.16666655f));
-        const f32 v135 = v128 * v132;
-        const f32 v136 = __fmaf_rn(v134, v135, v131);
-        const f32 v137 = v128 + v136;
-        const f32 v138 = __fmaf_rn(v132, (-0.5f), 1.0f);
-        const f32 v139 = 1.0f - v138;
-        const f32 v140 = __fmaf_rn(v132, (-0.5f), v139);
-        const f32 v141 = __fmaf_rn(2.4432333e-5f, v132, (-0.001388731f));
-        const f32 v142 = __fmaf_rn(v141, v132, 0.041666646f);
-        const f32 v143 = v132 * v132;
-        const f32 v144 = -v128;
-        const f32 v145 = __fmaf_rn(v144, v131, v140);
-        const f32 v146 = __fmaf_rn(v142, v143, v145);
-        const f32 v147 = v138 + v146;
-        const u32 v148 = (u32)__float_as_int(v124);
-        const u32 v149 = (u32)(v148 & (u32)1u);
-        const bool v150 = v149 != (u32)0u;
-        const f32 v151 = v150 ? v147 : v137;
-        const u32 v152 = (u32)(u32)30u < 32 ? (u32)((u32)v148 << (u32)(u32)30u) : (u32)0;
-        const u32 v153 = (u32)__float_as_int(v47);
-        const u32 v154 = (u32)(v152 ^ v153);
-        const u32 v155 = (u32)(v154 & (u32)2147483648u);
-        const u32 v156 = (u32)__float_as_int(v151);
-        const u32 v157 = (u32)(v156 ^ v155);
-        const f32 v158 = __int_as_float((i32)v157);
-        f32 v159 = v158;
-        if (v49) {
-            const f64 v50 = (f64)v47;
-            const f64 v51 = __fma_rn(v50, 0.6366197723675814, 6755399441055744.0);
-            const f64 v52 = v51 - 6755399441055744.0;
-            const f64 v53 = __fma_rn(v52, (-1.5707963267948966), v50);
-            const f64 v54 = __fma_rn(v52, (-6.123233995736766e-17), v53);
-            const u64 v55 = (u64)__double_as_longlong(v51);
-            const f64 v56 = fabs(v50);
-            const bool v57 = 6.044629098073146e23 <= v56;
-            const f64 v58 = v57 ? 1.615379788089285e-17 : 0.01161977236758134;
-            const f64 v59 = v57 ? 4.018688565460554e-33 : 2.276010073078396e-18;
-            const f64 v60 = v57 ? 1.610712785318822e-49 : 1.6682867668608235e-34;
-            const f64 v61 = v50 * v58;
-            const f64 v62 = -v61;
-            const f64 v63 = __fma_rn(v50, v58, v62);
-            const f64 v64 = v50 * v59;
-            const f64 v65 = -v64;
-            const f64 v66 = __fma_rn(v50, v59, v65);
-            const f64 v67 = rint(v61);
-            const f64 v68 = rint(v63);
-            const f64 v69 = rint(v64);
-            const f64 v70 = v61 - v67;
-            const f64 v71 = v63 - v68;
-            const f64 v72 = v70 + v71;
-            const f64 v73 = rint(v72);
-            const f64 v74 = v72 - v73;
-            const f64 v75 = v64 - v69;
-            const f64 v76 = v74 + v75;
-            const f64 v77 = v76 - v74;
-            const f64 v78 = v76 - v77;
-            const f64 v79 = v74 - v78;
-            const f64 v80 = v75 - v77;
-            const f64 v81 = v79 + v80;
-            const f64 v82 = rint(v76);
-            const f64 v83 = v76 - v82;
-            const f64 v84 = __fma_rn(v50, v60, v66);
-            const f64 v85 = v84 + v81;
-            const f64 v86 = v83 + v85;
-            const f64 v87 = v67 * 0.25;
-            const f64 v88 = rint(v87);
-            const f64 v89 = __fma_rn(v88, (-4.0), v67);
-            const f64 v90 = v89 + v68;
-            const f64 v91 = v69 + v73;
-            const f64 v92 = v91 + v82;
-            const f64 v93 = v90 + v92;
-            const f64 v94 = v93 + 6755399441055744.0;
-            const f64 v95 = v86 * 1.5707963267948966;
-            const u64 v96 = (u64)__double_as_longlong(v94);
-            const bool v97 = 1073741824.0 <= v56;
-            const f64 v98 = v97 ? v95 : v54;
-            const u64 v99 = v97 ? v96 : v55;
-            const f64 v100 = v98 * v98;
-            const f64 v101 = __fma_rn(2.7182517285271142e-6, v100, (-0.00019839329052384673));
-            const f64 v102 = __fma_rn(v101, v100, 0.008333329370279583);
-            const f64 v103 = __fma_rn(v102, v100, (-0.16666666641529326));
-            const f64 v104 = v98 * v100;
-            const f64 v105 = v103 * v104;
-            const f64 v106 = v98 + v105;
-            const f64 v107 = __fma_rn((-2.720529111424751e-7), v100, 2.4799454917999247e-5);
-            const f64 v108 = __fma_rn(v107, v100, (-0.0013888883482197402));
-            const f64 v109 = __fma_rn(v108, v100, 0.04166666661931868);
-            const f64 v110 = v100 * 0.5;
-            const f64 v111 = 1.0 - v110;
-            const f64 v112 = v100 * v100;
-            const f64 v113 = v109 * v112;
-            const f64 v114 = v111 + v113;
-            const u64 v115 = (u64)(v99 & 1ull);
-            const bool v116 = v115 != 0ull;
-            const f64 v117 = v116 ? v114 : v106;
-            const u64 v118 = (u64)1ull < 64 ? (u64)(v99 >> (u64)1ull) : (u64)0;
-            const u64 v119 = (u64)63ull < 64 ? (u64)((u64)v118 << (u64)63ull) : (u64)0;
-            const u64 v120 = (u64)__double_as_longlong(v117);
-            const u64 v121 = (u64)(v120 ^ v119);
-            const f64 v122 = __longlong_as_double((i64)v121);
-            const f32 v123 = (f32)v122;
-            v159 = v123;
+        if (i + 4 <= n) {
+            x0 = *(const Vector<f32, 4>*)(r0 + i * 4);
+        } else {
+            #pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const idx j = i + k < n ? i + k : n - 1;
+                x0.e[k] = *(const f32*)(r0 + j * 4);
+            }
         }
-        y1 = v159;
+    }
+    Vector<f32, 4> y1;
+    {
+        const idx i = first;
+        #pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const f32 v19 = x0.e[k];
+            const f32 v20 = fabsf(v19);
+            const bool v21 = 131072.0f <= v20;
+            const f32 v23 = __fmaf_rn(v20, 0.63661975f, 12582912.0f);
+            const f32 v24 = v23 - 12582912.0f;
+            const f32 v25 = __fmaf_rn(v24, (-1.5707964f), v20);
+            const f32 v26 = v24 * (-4.371139e-8f);
+            const f32 v27 = v25 - v26;
+            const f32 v28 = v25 - v27;
+            const f32 v29 = __fmaf_rn(v24, 4.371139e-8f, v28);
+            const f32 v30 = __fmaf_rn(v24, 1.7151245e-15f, v29);
+            const f32 v31 = v27 * v27;
+            const f32 v32 = __fmaf_rn((-0.00019518388f), v31, 0.00833219f);
+            const f32 v33 = __fmaf_rn(v32, v31, (-0.16666655f));
+            const f32 v34 = v27 * v31;
+            const f32 v35 = __fmaf_rn(v33, v34, v30);
+            const f32 v36 = v27 + v35;
+            const f32 v37 = __fmaf_rn(v31, (-0.5f), 1.0f);
+            const f32 v38 = 1.0f - v37;
+            const f32 v39 = __fmaf_rn(v31, (-0.5f), v38);
+            const f32 v40 = __fmaf_rn(2.4432333e-5f, v31, (-0.001388731f));
+            const f32 v41 = __fmaf_rn(v40, v31, 0.041666646f);
+            const f32 v42 = v31 * v31;
+            const f32 v43 = -v27;
+            const f32 v44 = __fmaf_rn(v43, v30, v39);
+            const f32 v45 = __fmaf_rn(v41, v42, v44);
+            const f32 v46 = v37 + v45;
+            const u32 v47 = (u32)__float_as_int(v23);
+            const u32 v48 = (u32)(v47 & (u32)1u);
+            const bool v49 = v48 != (u32)0u;
+            const f32 v50 = v49 ? v46 : v36;
+            const u32 v51 = (u32)(u32)30u < 32 ? (u32)((u32)v47 << (u32)(u32)30u) : (u32)0;
+            const u32 v52 = (u32)__float_as_int(v19);
+            const u32 v53 = (u32)(v51 ^ v52);
+            const u32 v54 = (u32)(v53 & (u32)2147483648u);
+            const u32 v55 = (u32)__float_as_int(v50);
+            const u32 v56 = (u32)(v55 ^ v54);
+            const f32 v57 = __int_as_float((i32)v56);
+            f32 v58 = v57;
+            if (v21) {
+                const f32 v22 = large_sin_f32(v19);
+                v58 = v22;
+            }
+            y1.e[k] = v58;
+        }
     }
     {
         const idx i = first;
-        const idx j = i;
-        if (j < n) {
-            *(f32*)(r1 + j * 4) = y1;
+        if (i + 4 <= n) {
+            *(Vector<f32, 4>*)(r1 + i * 4) = y1;
+        } else {
+            #pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const idx j = i + k;
+                if (j < n) {
+                    *(f32*)(r1 + j * 4) = y1.e[k];
+                }
+            }
         }
     }
 }
