@@ -1,7 +1,8 @@
 """What is measured on a GPU: expressions, their inputs and sizes, the formula for peers, and the share of the copy rate that is expected.
 
-`cases.txt` has the same cases as graphs, for the Rust programs, which have no parser of the language; `python3 cases.py NUMFUSE` writes
-it with numfuse's command, and a test holds one against the other. Needs the standard library alone.
+`cases.txt` has `CASES` as graphs, for the Rust programs, which have no parser of the language; `python3 cases.py NUMFUSE` writes
+it with numfuse's command, and a test holds one against the other. `PRODUCTS` have no exact bits: products.py runs them through numfuse's
+own interface. Needs the standard library alone.
 """
 
 import math
@@ -39,6 +40,8 @@ class Case:
     fuses: bool = False
     # The dtype of the outputs, if it is not that of the first input.
     out: str = ""
+    # The sizes of a product of matrices: stack, rows, columns and depth; none if there is none.
+    multiplied: tuple = ()
 
     def shape(self, dims, sizes):
         return tuple(d if isinstance(d, int) else sizes[d] for d in dims)
@@ -51,6 +54,10 @@ class Case:
         first = next(iter(self.inputs.values()))[0]
         moved = [(dtype, dims) for dtype, dims in self.inputs.values()] + [(self.out or first, dims) for dims in self.outputs]
         return sum(ITEMSIZE[dtype] * math.prod(self.shape(dims, sizes)) for dtype, dims in moved)
+
+    def operations(self, sizes):
+        """Multiplications and additions of a product of matrices."""
+        return 2 * math.prod(self.shape(self.multiplied, sizes)) if self.multiplied else 0
 
 
 def bind(sizes, elements):
@@ -107,13 +114,44 @@ CASES = [
     Case("outputs", "x + y, x - y, x*y", {"x": ("f32", ("n",)), "y": ("f32", ("n",))}, FLAT, (("n",), ("n",), ("n",)),
          lambda xp, x, y: (x + y, x - y, x * y), 0.92),
 ]
+
+
+def covariance(xp, a, c):
+    d = a - c
+    return d.T @ d
+
+
+def product(name, text, inputs, sizes, out, multiplied, formula, dtype="f32"):
+    """A case of a product of matrices: no rate is expected of it, but what the plain product and a copy reach on the same device."""
+    return Case(name, text, {n: (dtype, dims) for n, dims in inputs.items()}, sizes, (out,), formula, None, multiplied=multiplied)
+
+
+NKM = ("n", "m", "k")
+MATRICES = {"a": ("n", "k"), "b": ("k", "m")}
+PRODUCTS = [
+    product("product", "a @ b", MATRICES, {"n": 8192, "k": 8192, "m": 8192}, ("n", "m"), NKM, lambda xp, a, b: a @ b),
+    product("product-f64", "a @ b", MATRICES, {"n": 4096, "k": 4096, "m": 4096}, ("n", "m"), NKM, lambda xp, a, b: a @ b, "f64"),
+    product("dense", "maximum(a @ b + c, 0)", MATRICES | {"c": ("m",)}, {"n": 8192, "k": 4096, "m": 4096}, ("n", "m"), NKM,
+            lambda xp, a, b, c: xp.maximum(a @ b + c, 0)),
+    product("dense-shallow", "maximum(a @ b + c, 0)", MATRICES | {"c": ("m",)}, {"n": 16384, "k": 64, "m": 16384}, ("n", "m"), NKM,
+            lambda xp, a, b, c: xp.maximum(a @ b + c, 0)),
+    product("centred-shallow", "(a - c) @ b * d", MATRICES | {"c": ("k",), "d": ("n", 1)}, {"n": 16384, "k": 64, "m": 16384}, ("n", "m"),
+            NKM, lambda xp, a, b, c, d: (a - c) @ b * d),
+    product("exp-product", "exp(a) @ b", MATRICES, {"n": 8192, "k": 2048, "m": 4096}, ("n", "m"), NKM, lambda xp, a, b: xp.exp(a) @ b),
+    product("batched", "maximum(a @ b + c, 0)", {"a": ("p", "n", "k"), "b": ("p", "k", "m"), "c": ("m",)},
+            {"p": 1024, "n": 256, "k": 64, "m": 256}, ("p", "n", "m"), ("p", *NKM), lambda xp, a, b, c: xp.maximum(a @ b + c, 0)),
+    product("covariance", "d = a - c\nd.T @ d", {"a": ("n", "k"), "c": ("k",)}, {"n": "*", "k": 64}, ("k", "k"), ("k", "k", "n"),
+            covariance),
+]
+# The plain products, whose best rate is what the others of their dtype are held against.
+PLAIN = {"f32": "product", "f64": "product-f64"}
 # Those that are also timed on small arrays, where what counts is the price of a call.
 SMALL_CASES = ["fma", "sum", "softmax"]
 SMALL_SIZES = [1000, 10_000, 100_000, 1_000_000, 10_000_000]
 
 
 def case(name):
-    return next(c for c in CASES if c.name == name)
+    return next(c for c in CASES + PRODUCTS if c.name == name)
 
 
 def head(each):

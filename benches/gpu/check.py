@@ -73,10 +73,14 @@ def stages(options):
     found.append(Stage("bench", command, 95))
     command = [program("device_calls")]
     found.append(Stage("calls", command + (["--bytes", 400_000, "--reps", 2, "--sizes", 1000] if small else []), 45))
+    command = [sys.executable, HERE / "products.py", program("device_calls"), "--seconds", 40]
+    if small:
+        command += ["--bytes", 4000, "--compared", 3000, "--reps", 1, "--only", "dense,centred-shallow"]
+    found.append(Stage("products", command, 50))
     for peer, seconds in {"numpy": 60}.items() if small else PEERS.items():
         command = [sys.executable, HERE / "peers.py", peer, "--seconds", seconds - 10]
         if small:
-            command += ["--bytes", 40_000, "--sizes", 1000, "--only", "copy,fma,sum,softmax"]
+            command += ["--bytes", 40_000, "--sizes", 1000, "--only", "copy,fma,sum,softmax,dense"]
         elif peer == "torch.compile":
             # It compiles anew for each size, some seconds each time.
             command += ["--sizes", "1000,1000000"]

@@ -21,38 +21,11 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import corpus_oracle  # noqa: E402: its folder is known only now
+from bounds import Bounded, equal, within  # noqa: E402
 
-
-def equal(found, want):
-    """The same bits, but for NaNs."""
-    if found.dtype != want.dtype or found.shape != want.shape:
-        return False
-    if found.dtype.kind != "f":
-        return bool((found == want).all())
-    same = (found == want) & (np.signbit(found) == np.signbit(want))
-    return bool((same | np.isnan(found) & np.isnan(want)).all())
-
-
-class Bounded:
-    """An array, and how far a library's result may be from it: products of matrices of floats add up in any order."""
-
-    def __init__(self, value, error=None):
-        self.value = np.asarray(value)
-        self.error = np.zeros(self.value.shape) if error is None else error
-
-    T = property(lambda self: Bounded(self.value.T, self.error.T))
-
-    def __getitem__(self, index):
-        return Bounded(self.value[index], self.error[index])
-
-    def __matmul__(self, other):
-        x, y = self, other if isinstance(other, Bounded) else Bounded(other)
-        value = x.value @ y.value
-        sizes = [np.abs(array.value.astype(np.float64)) for array in (x, y)]
-        error = x.error @ sizes[1] + sizes[0] @ y.error + x.error @ y.error
-        if value.dtype.kind == "f" and min(x.value.ndim, y.value.ndim) > 1:
-            error = error + x.value.shape[-1] * float(np.finfo(value.dtype).eps) * (sizes[0] @ sizes[1])
-        return Bounded(value, error)
+# Those of the language that the corpus has next to products, for `Bounded` arrays; others are NumPy's as they are.
+FUNCTIONS = {name: lambda x, y: x @ y for name in ("dot", "matmul")}
+FUNCTIONS |= {name: lambda x, dtype=dtype: x.astype(dtype) for name, dtype in corpus_oracle.DTYPES.items()}
 
 
 def is_product(program):
@@ -64,20 +37,11 @@ def is_product(program):
 
 def bounds(test):
     """How far each result may be from what a file with products shows."""
-    inputs = {name: Bounded(array) for name, array in (corpus_oracle.read_input(line, {}) for line in test["inputs"])}
-    multiply = {name: lambda x, y: x @ y for name in ("dot", "matmul")}
+    inputs = dict(corpus_oracle.read_input(line, {}) for line in test["inputs"])
+    # Plain numbers are weak.
+    inputs = {name: Bounded(x) if isinstance(x, np.ndarray) else x for name, x in inputs.items()}
     with np.errstate(invalid="ignore"):
-        return [result.error for result in corpus_oracle.evaluate(test["program"], multiply | inputs)]
-
-
-def within(found, want, error):
-    """No further from it than that; NaNs and infinities are where they should be, and zeros have any sign."""
-    if found.dtype != want.dtype or found.shape != want.shape:
-        return False
-    same = (found == want) | (found != found) & (want != want)
-    finite = np.isfinite(want) & np.isfinite(found)
-    near = np.abs(np.where(finite, found, 0).astype(np.float64) - np.where(finite, want, 0)) <= np.where(finite, error, 0)
-    return bool((same | finite & near).all())
+        return [result.error for result in corpus_oracle.evaluate(test["program"], FUNCTIONS | inputs)]
 
 
 def run(command, device, path):

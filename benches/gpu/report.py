@@ -2,8 +2,8 @@
 
     python3 benches/gpu/report.py RESULT.json --record     # writes docs/benchmarks-gpu.md and its plots
 
-Rates are those of the least that any program has to move: inputs once, outputs once. The tables need the standard library alone, the
-plots matplotlib. A run with `--small`, or on a stand-in for a GPU, is never recorded.
+Rates are those of the least that any program has to move: inputs once, outputs once; of products of matrices, of what they have to compute.
+The tables need the standard library alone, the plots matplotlib. A run with `--small`, or on a stand-in for a GPU, is never recorded.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import sys
 import cases
 
 OURS = "numfuse"
+# Without cuBLAS, as products.py has it.
+OWN = "numfuse-own"
 PAGE = pathlib.Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks-gpu.md"
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 # What is expected besides rates: the host's time of a call, of a kernel to its loaded code without and with it on disk, and the share of
@@ -60,17 +62,31 @@ def checks(result):
     return rows and table(["samples", "compared with the interpreter", "different or failed", "kernels", "ended", "time"], rows)
 
 
-def times(result):
-    """Case to library to record, for large arrays."""
-    found = {}
+def times(result, chosen):
+    """Case to library to record, for large arrays of some cases."""
+    names, found = {case.name for case in chosen}, {}
     for record in of_kind(result, "large"):
-        found.setdefault(record["case"], {})[record["lib"]] = record
+        if record["case"] in names:
+            found.setdefault(record["case"], {})[record["lib"]] = record
     return found
+
+
+def named(case):
+    """A case for a table."""
+    return f"`{case.text.splitlines()[-1].replace('|', chr(92) + '|')}` ({case.name})"
+
+
+def to_best_peer(each):
+    """Our time over that of the best peer, which is named; bold if it is longer."""
+    best = min(((record["ms"], lib) for lib, record in each.items() if lib not in (OURS, OWN)), default=None)
+    if OURS not in each or best is None:
+        return ""
+    return bold(f"{each[OURS]['ms'] / best[0]:.2f} {best[1]}", each[OURS]["ms"] > best[0])
 
 
 def large(result):
     most = ceiling(result)
-    found = times(result)
+    found = times(result, cases.CASES)
     libraries = sorted({lib for each in found.values() for lib in each} - {OURS})
     rows = []
     for case in cases.CASES:
@@ -78,21 +94,54 @@ def large(result):
         if not each:
             continue
         ours = each.get(OURS)
-        others = [(record["ms"], lib) for lib, record in each.items() if lib != OURS]
-        best = min(others, default=None)
         share = ours["gbs"] / most if ours and most else None
         row = [
-            f"`{case.text.splitlines()[-1].replace('|', chr(92) + '|')}` ({case.name})",
+            named(case),
             f"{ours['ms']:.3f}" if ours else "",
             f"{ours['gbs']:.0f}" if ours else "",
             bold(f"{100 * share:.0f} %", share < case.expected) if share else "",
             f"{100 * case.expected:.0f} %",
-            bold(f"{ours['ms'] / best[0]:.2f} {best[1]}", ours["ms"] > best[0]) if ours and best else "",
+            to_best_peer(each),
         ]
         row += [f"{each[lib]['ms']:.3f}" if lib in each else "" for lib in libraries]
         rows.append(row)
     header = ["case", "numfuse, ms", "GB/s", "of a copy", "expected", "ratio to the best peer", *(f"{lib}, ms" for lib in libraries)]
     return rows and table(header, rows)
+
+
+def products(result):
+    """Products of matrices: operations a second, and the share of what the device could do: of the time that the operations take at the
+    best rate of any library for the plain product, or that the bytes take at the rate of a copy, whichever is longer."""
+    most = ceiling(result)
+    found = times(result, cases.PRODUCTS)
+    libraries = sorted({lib for each in found.values() for lib in each} - {OURS, OWN})
+
+    def operations(case, record):
+        return case.operations(cases.bind(case.sizes, record["elements"]))
+    plain = {}
+    for dtype, name in cases.PLAIN.items():
+        plain[dtype] = max((operations(cases.case(name), record) / record["ms"] for record in found.get(name, {}).values()), default=None)
+
+    def share(case, record):
+        rate = plain[next(iter(case.inputs.values()))[0]]
+        limits = [operations(case, record) / rate] if rate else []
+        limits += [record["bytes"] / most / 1e6] if most else []
+        # With one of them unknown there is no telling which is longer.
+        return f"{100 * max(limits) / record['ms']:.0f} %" if len(limits) == 2 else ""
+    rows = []
+    for case in cases.PRODUCTS:
+        each = found.get(case.name)
+        if not each:
+            continue
+        row = [named(case)]
+        for lib in (OURS, OWN):
+            record = each.get(lib)
+            row += [f"{record['ms']:.3f}", f"{operations(case, record) / record['ms'] / 1e9:.2f}", share(case, record)] if record else [""] * 3
+        row.append(to_best_peer(each))
+        row += [f"{each[lib]['ms']:.3f}" if lib in each else "" for lib in libraries]
+        rows.append(row)
+    header = ["case", "numfuse, ms", "TFLOP/s", "of the device", "without cuBLAS, ms", "TFLOP/s", "of the device", "ratio to the best peer"]
+    return rows and table(header + [f"{lib}, ms" for lib in libraries], rows)
 
 
 def small(result):
@@ -168,6 +217,7 @@ def markdown(result):
         for title, body in (
             ("Correctness", checks(result)),
             ("Large arrays", large(result)),
+            ("Products of matrices", products(result)),
             ("The price of a call (us)", small(result)),
             ("Compiling, and copies from and to the host", others(result)),
             ("Left out", left_out(result)),
@@ -182,7 +232,7 @@ def plots(result, folder):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found, files = times(result), []
+    found, files = times(result, cases.CASES), []
     libraries = [OURS, *sorted({lib for each in found.values() for lib in each} - {OURS})]
     names = [case.name for case in cases.CASES if case.name in found]
     if names:
