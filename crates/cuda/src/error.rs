@@ -39,6 +39,12 @@ pub enum Error {
         /// The bytes that it has in all.
         total: u64,
     },
+    /// The host has no memory left for copies from and to the device.
+    #[error("out of memory on the host: {asked} bytes were asked for")]
+    HostMemory {
+        /// The bytes asked for.
+        asked: u64,
+    },
     /// The kernel is too much for the device.
     #[error("no CUDA code: {0}")]
     Unsupported(String),

@@ -228,6 +228,40 @@ fn a_wait_that_fails_leaves_no_copy_at_work() {
     }
 }
 
+#[test]
+fn memory_that_cannot_be_pinned_is_ordinary() {
+    for status in [2, 304, 800, 801] {
+        let outcome = Fake::new().with("FAIL", format!("cuMemHostAlloc:1:{status}")).run(|| {
+            let device = Device::open(0).unwrap();
+            let [one, two] = [(); 2].map(|()| Stream::new(&device).unwrap());
+            let mut ordinary = Pinned::new(&device, 16).unwrap();
+            assert!(!ordinary.is_pinned());
+            assert_eq!(ordinary.bytes().unwrap(), [0; 16]);
+            ordinary.bytes_mut().unwrap().fill(1);
+            let memory = one.allocate(16).unwrap();
+            // There and back on two streams, in order; the host reads and writes when a copy is done.
+            one.upload_pinned(&memory, 0, &mut ordinary, 0..16).unwrap();
+            ordinary.bytes_mut().unwrap().fill(2);
+            two.download_pinned(&memory, 0..8, &mut ordinary, 8).unwrap();
+            assert_eq!(ordinary.bytes().unwrap(), [[2; 8], [1; 8]].concat());
+            // It stays until its copies are done.
+            two.download_pinned(&memory, 0..16, &mut ordinary, 0).unwrap();
+            drop(ordinary);
+            let pinned = Pinned::new(&device, 16).unwrap();
+            assert!(pinned.is_pinned() && Pinned::new(&device, 0).unwrap().is_pinned());
+        });
+        assert!(!outcome.is_known() || outcome.calls("cuMemHostAlloc") == 2);
+    }
+    // Of what no host has, neither is to be had.
+    Fake::new().run(|| {
+        let device = Device::open(0).unwrap();
+        for asked in [1 << 62, usize::MAX - 5000] {
+            let error = Pinned::new(&device, asked).unwrap_err();
+            assert_eq!(error, Error::HostMemory { asked: asked as u64 });
+        }
+    });
+}
+
 /// Something of everything.
 fn everything() -> Result<(), Error> {
     let device = Device::open(0)?;

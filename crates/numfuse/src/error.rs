@@ -157,6 +157,9 @@ pub(crate) fn cuda_error(error: numfuse_cuda::Error) -> Error {
                 .why(format!("{free} of its {total} bytes are free"))
                 .hint("let go of other arrays, or give host arrays, which are computed a part at a time")
         }
+        Cuda::HostMemory { asked } => new(Code::OutOfMemory, &format!("no memory for {asked} bytes on the host"))
+            .why("arrays of the host go through memory of the host on their way to the device")
+            .hint("let go of other arrays, or have the arrays on the device: `to_device`"),
         Cuda::Unsupported(what) => new(Code::DeviceUnsupported, "the device cannot run this expression")
             .why(what)
             .hint("an engine without a device can"),
@@ -192,6 +195,18 @@ mod tests {
         ]);
         assert_eq!(error.to_string(), "E0201: no `a\\u{1b}[31m`; it is\\nnot bound\nE0402: axis 3");
         assert_eq!(error.code(), Code::UnknownName);
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_told_by_its_size() {
+        use numfuse_cuda::Error as Cuda;
+        for (error, size) in [
+            (Cuda::HostMemory { asked: 12_345 }, "12345 bytes on the host"),
+            (Cuda::OutOfMemory { asked: 678, free: 5, total: 9 }, "678 bytes on the device"),
+        ] {
+            let error = cuda_error(error);
+            assert!(error.code() == Code::OutOfMemory && error.to_string().contains(size), "{error}");
+        }
     }
 
     #[test]

@@ -309,7 +309,7 @@ fn what_has_no_parts_says_so() {
 
 #[test]
 fn a_pass_may_fail_at_any_allocation() {
-    for call in ["cuMemAllocFromPoolAsync:3:2", "cuMemAllocFromPoolAsync:20:2", "cuMemHostAlloc:2:2"] {
+    for call in ["cuMemAllocFromPoolAsync:3:2", "cuMemAllocFromPoolAsync:20:2", "cuMemHostAlloc:2:999"] {
         gpu().with("MEMORY", MEMORY).with("FAIL", call).run(|| {
             let engine = engine(&Device::cuda(0).unwrap());
             let a = mixed(&[2000, 100], 15, |x| x);
@@ -319,5 +319,27 @@ fn a_pass_may_fail_at_any_allocation() {
                 Err(error) => assert!([Code::DeviceFailed, Code::OutOfMemory].contains(&error.code()), "{error}"),
             }
         });
+    }
+}
+
+#[test]
+fn arrays_go_through_memory_that_cannot_be_pinned() {
+    // None of it, or some.
+    let none: Vec<String> = (1..=8).map(|n| format!("cuMemHostAlloc:{n}:2")).collect();
+    for fail in [none.join(","), "cuMemHostAlloc:3:2".to_owned()] {
+        let outcome = gpu().with("MEMORY", MEMORY).with("FAIL", fail).run(|| {
+            let engine = engine(&Device::cuda(0).unwrap());
+            let a = mixed(&[2000, 100], 18, |x| x);
+            for _ in 0..3 {
+                check(&engine, "2*a + 1, sum(a, axis=1)", &vars! { a });
+            }
+        });
+        if outcome.is_known() {
+            assert_eq!(
+                outcome.calls("cuMemHostAlloc"),
+                16,
+                "what could not be pinned is tried once more, and then kept"
+            );
+        }
     }
 }

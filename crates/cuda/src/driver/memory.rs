@@ -1,12 +1,13 @@
 //! Memory: of the device, in the order of streams, and of the host, pinned so that the device copies it by itself.
 
-use super::api::Status;
+use super::api::{SUCCESS, Status};
 use super::call;
 use super::device::Device;
 use super::stream::{Event, Stream, new_event};
 use crate::Error;
 use cudarc::driver::sys::{CUdeviceptr, CUevent_flags_enum as EventFlags, CUresult};
 use smallvec::SmallVec;
+use std::alloc::{self, Layout};
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
@@ -198,10 +199,15 @@ impl fmt::Debug for Memory {
 }
 
 /// Memory of the host that the device copies to and from by itself, while the host does something else.
+///
+/// Where the system has no pages to pin it is ordinary memory, of which all is true but that: the driver copies it by way of
+/// pages of its own, and the host waits for some of that.
 pub struct Pinned {
     device: Device,
     bytes: NonNull<u8>,
     len: usize,
+    /// Not from the driver.
+    ordinary: bool,
     /// The end of the last copy. Copies of one `Pinned` are in order, whatever their streams.
     copied: Option<Event>,
 }
@@ -211,21 +217,50 @@ unsafe impl Send for Pinned {}
 // SAFETY: bytes are written through `&mut` alone, or by copies that every access waits for.
 unsafe impl Sync for Pinned {}
 
+/// Where ordinary memory begins: at a multiple of this, as pinned memory does.
+const PAGE: usize = 4096;
+/// What the driver says where there is nothing to be pinned, or it may not be.
+const NOT_PINNED: [CUresult; 4] = [
+    CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+    CUresult::CUDA_ERROR_OPERATING_SYSTEM,
+    CUresult::CUDA_ERROR_NOT_PERMITTED,
+    CUresult::CUDA_ERROR_NOT_SUPPORTED,
+];
+
 impl Pinned {
-    /// Pinned memory of zeros. It is an expensive thing to make: pages are locked one by one.
+    /// Memory of zeros. Pinned, it is an expensive thing to make: pages are locked one by one.
     pub fn new(device: &Device, len: usize) -> Result<Pinned, Error> {
         let _current = device.enter()?;
+        let pinned = |bytes, ordinary| Pinned { device: device.clone(), bytes, len, ordinary, copied: None };
+        if len == 0 {
+            return Ok(pinned(NonNull::dangling(), false));
+        }
         let mut bytes = std::ptr::null_mut();
-        if len > 0 {
-            // Not write-combined: the host also reads it.
-            // SAFETY: the result goes to a place of its type, and on success is memory of that many bytes.
-            unsafe {
-                call!(device, cuMemHostAlloc(&mut bytes, len, 0))?;
-                bytes.cast::<u8>().write_bytes(0, len);
+        // Not write-combined: the host also reads it.
+        // SAFETY: the result goes to a place of its type.
+        let status = unsafe { (device.api().cuMemHostAlloc)(&mut bytes, len, 0) };
+        if !NOT_PINNED.iter().any(|refused| *refused as Status == status) {
+            device.check("cuMemHostAlloc", status)?;
+        }
+        match NonNull::new(bytes.cast::<u8>()).filter(|_| status == SUCCESS) {
+            Some(bytes) => {
+                // SAFETY: it is memory of that many bytes.
+                unsafe { bytes.write_bytes(0, len) };
+                Ok(pinned(bytes, false))
+            }
+            None => {
+                let none = || Error::HostMemory { asked: len as u64 };
+                let layout = Layout::from_size_align(len, PAGE).map_err(|_| none())?;
+                // SAFETY: there are some bytes.
+                let bytes = NonNull::new(unsafe { alloc::alloc_zeroed(layout) }).ok_or_else(none)?;
+                Ok(pinned(bytes, true))
             }
         }
-        let bytes = NonNull::new(bytes.cast()).unwrap_or(NonNull::dangling());
-        Ok(Pinned { device: device.clone(), bytes, len, copied: None })
+    }
+
+    /// Whether it is pinned, as it is wherever that can be had.
+    pub fn is_pinned(&self) -> bool {
+        !self.ordinary
     }
 
     /// The number of bytes.
@@ -298,6 +333,11 @@ impl Drop for Pinned {
             let _ = self.device.synchronize();
         }
         if self.len == 0 {
+            return;
+        }
+        if let (true, Ok(layout)) = (self.ordinary, Layout::from_size_align(self.len, PAGE)) {
+            // SAFETY: the memory was allocated with this layout, and no copy is at work on it.
+            unsafe { alloc::dealloc(self.bytes.as_ptr(), layout) };
             return;
         }
         let Some(_current) = self.device.enter_to_free() else { return };

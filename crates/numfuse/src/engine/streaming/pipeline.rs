@@ -1,8 +1,8 @@
 //! Parts of arrays of the host on their way through a device: while one is computed, the next one is on its way there and
 //! the one before on its way back.
 //!
-//! Pinned memory of the host lies in between, which the device copies from and to by itself; threads fill and empty it.
-//! What is filled in is packed: elements may lie anywhere, at any strides and addresses, and are aligned on the device.
+//! Pinned memory of the host lies in between, which the device copies from and to by itself; threads fill and empty it. Where the
+//! system pins nothing, ordinary memory does, with less at the same time. What is filled in is packed: elements may lie anywhere, at any strides and addresses, and are aligned on the device.
 //!
 //! Invariant: a slot of pinned memory is filled again only when the device is done with it.
 
@@ -269,10 +269,13 @@ impl Kept {
         staging().map_err(cuda_error)
     }
 
-    /// Keeps staging for the next one who needs it.
+    /// Keeps staging for the next one who needs it; where not all of it is pinned, the next one may have better luck.
     fn give(&self, mut staging: Staging) {
         for slot in &mut staging.slots {
             slot.memory = None;
+        }
+        if !staging.slots.iter().all(|slot| slot.to_device.is_pinned() && slot.from_device.is_pinned()) {
+            return;
         }
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(staging);
     }
