@@ -53,7 +53,7 @@ const VARIANTS: usize = 16;
 pub(crate) struct Variant {
     pub plan: Plan,
     /// The same work as passes over parts of arrays of the host, once that is asked for; see `streaming/passes.rs`.
-    passes: OnceLock<Result<Option<Passes>>>,
+    passes: OnceLock<Result<Passes>>,
 }
 
 /// See the module text.
@@ -234,10 +234,10 @@ impl Input {
 }
 
 impl Variant {
-    /// The same work as passes over parts of arrays; none if it has no parts.
-    pub fn passes(&self) -> Result<Option<&Passes>> {
+    /// The same work as passes over parts of arrays.
+    pub fn passes(&self) -> Result<&Passes> {
         let passes = self.passes.get_or_init(|| Passes::new(&self.plan.graph).map_err(Error::from));
-        passes.as_ref().map(Option::as_ref).map_err(Error::clone)
+        passes.as_ref().map_err(Error::clone)
     }
 
     /// The dtype of each result, in order, and its place as a new array.

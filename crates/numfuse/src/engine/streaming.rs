@@ -4,15 +4,17 @@
 //! * Otherwise the work is cut into passes over the arrays (`passes.rs`), each of which goes through in tiles (`pass.rs`):
 //!   reductions are cut where their order allows it, and the states of the parts merged in the same tree.
 //! * What fits and is read only once goes there whole: several passes would carry it several times.
+//! * Products of matrices are cut into rows, columns and matrices of a stack, never along their depth (`products.rs`).
 //!
-//! So arrays may be larger than the memory of the device, unless they are operands of a product of matrices. `pipeline.rs`
-//! has the parts on their way, `tiles.rs` the arithmetic.
+//! So arrays may be larger than the memory of the device. `pipeline.rs` has the parts on their way, `tiles.rs` the arithmetic.
 //!
-//! Invariant: the results have the same bits in every way.
+//! Invariant: the results have the same bits in every way, save for products of matrices of floats, which are the products of
+//! the parts.
 
 mod pass;
 mod passes;
 mod pipeline;
+mod products;
 mod rows;
 mod split;
 mod tiles;
@@ -153,9 +155,10 @@ impl Job<'_> {
         }
         let graph = &variant.plan.graph;
         let passes = variant.passes()?;
-        let passes = passes.and_then(|passes| Some((passes, pass::bytes(graph, passes, sizes)?)));
-        // Passes keep copies and work going at the same time; the whole is carried once.
-        let is_quicker = needed > PART && passes.is_some_and(|(_, bytes)| bytes <= needed);
+        let passes = pass::bytes(graph, passes, sizes).map(|bytes| (passes, bytes));
+        // Passes keep copies and work going at the same time; the whole is carried once, and products are better done whole.
+        let is_quicker =
+            needed > PART && passes.is_some_and(|(passes, bytes)| bytes <= needed && !passes.have_products());
         if !is_quicker
             && (needed <= room.free / 4 * 3 || passes.is_none())
             && let Some(done) = refused(self.whole(outputs))
@@ -168,8 +171,10 @@ impl Job<'_> {
             return done;
         }
         let why = match passes {
-            None => "a product of matrices is computed with all of its operands there",
-            Some(_) => "even in parts they are too much",
+            Some((passes, _)) if passes.have_products() => {
+                "even in parts they are too much: of a product of matrices the device has some whole rows and columns at a time"
+            }
+            _ => "even in parts they are too much",
         };
         Err(too_large(&room, backend, why, out_of_memory))
     }

@@ -3,7 +3,7 @@
 use super::passes::{Operand, Output, Pass, Passes, Root, Source, Target};
 use super::pipeline::{self, Part, Pipeline, Staged};
 use super::tiles::{Ranges, Tiling, boxes};
-use super::{Job, PART, Room, SHARE, computed};
+use super::{Job, PART, Room, SHARE, computed, products};
 use crate::array::Array;
 use crate::engine::program::limit;
 use crate::engine::run::Results;
@@ -125,7 +125,14 @@ fn run_pass(
     let is_map = pass.folded.is_none();
     let element: usize = sources.iter().filter(|source| !source.shape().is_empty()).map(|s| s.dtype().size()).sum();
     let written: usize = results.iter().filter(|_| is_map).map(|result| result.dtype().size()).sum();
-    let budget = PART.min(room.free / SHARE) / (element + written).max(1) as u64;
+    let part = PART.min(room.free / SHARE);
+    let budget = match pass.is_product {
+        false => part / (element + written).max(1) as u64,
+        true => match products::whole_matrices(&lens, results[0].dtype(), part) {
+            Some(elements) => elements,
+            None => return products::run(job, pass, room, &sources, &lens, results),
+        },
+    };
     let tiling = Tiling::new(&lens, pass.grain(), budget);
     // What is the same in every tile stays on the device.
     let is_ranked = |n: usize| !pass.operands[n].runs.is_empty();
@@ -150,8 +157,9 @@ fn run_pass(
         let runs = tiling.largest().iter().zip(&pass.operands[*n].runs);
         runs.filter(|(_, runs)| **runs).map(|(len, _)| *len).product::<u64>() as usize * sources[*n].dtype().size()
     };
-    let kept_groups: SmallVec<[usize; 4]> =
-        (0..lens.len()).filter(|g| pass.folded.is_none_or(|(folded, _)| folded != *g)).collect();
+    // The depth of a product is not one of its result's, either.
+    let gone = pass.folded.map(|(folded, _)| folded).or_else(|| pass.is_product.then(|| lens.len() - 2));
+    let kept_groups: SmallVec<[usize; 4]> = (0..lens.len()).filter(|g| Some(*g) != gone).collect();
     let tile_results: u64 = kept_groups.iter().map(|g| tiling.largest()[*g]).product();
     let input_bytes = pipeline::room(travels.iter().map(most));
     let output_bytes = pipeline::room(results.iter().map(|result| tile_results as usize * result.dtype().size()));
@@ -175,7 +183,12 @@ fn run_pass(
 }
 
 /// What of an operand, seen in its pass's domain, a tile needs.
-fn staged<'a>(pass: &Pass, n: usize, source: &ArrayRef<'a>, ranges: &[std::ops::Range<u64>]) -> Result<Staged<'a>> {
+pub(super) fn staged<'a>(
+    pass: &Pass,
+    n: usize,
+    source: &ArrayRef<'a>,
+    ranges: &[std::ops::Range<u64>],
+) -> Result<Staged<'a>> {
     let Operand { runs, .. } = &pass.operands[n];
     let mut shape = SmallVec::new();
     // Boxes of the dimensions of all groups so far. Only the folded group has several, and those before it are then at one

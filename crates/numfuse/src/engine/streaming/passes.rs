@@ -6,6 +6,9 @@
 //! dimension is a group, save for those that a reduction folds, which are one together, in the order in which it goes
 //! through them. A range of that group is then a range of the reduction's elements, whatever the shape.
 //!
+//! A product of matrices is a pass of its own, over the dimensions of its stack, its rows, its depth and its columns. What its
+//! operands are computed from is stored before, unless they are inputs or views of them.
+//!
 //! Invariants: a pass reads inputs and what earlier passes have stored. Whether a reduction runs along rows or down columns
 //! is as in the graph, and with it the order of its elements.
 
@@ -14,9 +17,9 @@ use crate::expr::{Input, Size};
 use numfuse_core::diagnostic::Diagnostic;
 use numfuse_core::graph::{Graph, IndexItem, Node, NodeId, NodeKind};
 use numfuse_core::kernel::{Nest, Reducer, reduce};
-use numfuse_core::ops::ArgType;
+use numfuse_core::ops::{ArgType, Op};
 use numfuse_core::plan::View;
-use numfuse_core::shape::{DimId, Shape};
+use numfuse_core::shape::{DimId, Shape, Slice};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -57,6 +60,9 @@ pub(crate) struct Pass {
     /// The inputs of the program.
     pub operands: Vec<Operand>,
     pub roots: Vec<Root>,
+    /// Whether it is a product of matrices: the last three groups are its rows, its depth and its columns, its operands are
+    /// the left one and the right one, and the depth is not a group of its root.
+    pub is_product: bool,
     /// What computes a part of the roots: for each root its value, or the components of its state.
     pub program: Program,
 }
@@ -124,26 +130,35 @@ impl Pass {
 }
 
 impl Passes {
-    /// The passes of a graph; none if it has products of matrices, which have no parts here.
-    pub fn new(graph: &Graph) -> Result<Option<Passes>, Diagnostic> {
+    /// The passes of a graph.
+    pub fn new(graph: &Graph) -> Result<Passes, Diagnostic> {
         passes(graph)
+    }
+
+    /// Whether there are products of matrices.
+    pub fn have_products(&self) -> bool {
+        self.list.iter().any(|pass| pass.is_product)
     }
 }
 
-fn passes(graph: &Graph) -> Result<Option<Passes>, Diagnostic> {
+fn passes(graph: &Graph) -> Result<Passes, Diagnostic> {
     let live: Vec<NodeId> = reachable(graph);
-    if live.iter().any(|id| matches!(graph.node(*id).kind, NodeKind::Matmul(_))) {
-        return Ok(None);
-    }
     let mut finder =
         Finder { graph, canonical: graph.dims.canonical(), places: FxHashMap::default(), stored: Vec::new() };
     for id in &live {
         match &graph.node(*id).kind {
             NodeKind::Reduce(..) => finder.store(*id),
+            NodeKind::Matmul(operands) => operands.iter().for_each(|operand| finder.store_below(*operand)),
             NodeKind::Transpose(..) | NodeKind::Index(..) if !is_trivial(&graph.node(*id).kind) => {
                 finder.store_below(*id);
             }
             _ => {}
+        }
+        // A product that is only a result goes to where that belongs.
+        for operand in graph.node(*id).operands() {
+            if matches!(graph.node(*operand).kind, NodeKind::Matmul(_)) {
+                finder.store(*operand);
+            }
         }
     }
     for guard in &graph.guards {
@@ -186,7 +201,7 @@ fn passes(graph: &Graph) -> Result<Option<Passes>, Diagnostic> {
     let list = drafts.into_iter().map(|draft| finder.pass(draft)).collect::<Result<_, _>>()?;
     let guards = graph.guards.iter().enumerate();
     let guards = guards.filter_map(|(n, guard)| Some((*finder.places.get(&guard.node)?, n))).collect();
-    Ok(Some(Passes { list, stored: finder.stored, outputs, guards }))
+    Ok(Passes { list, stored: finder.stored, outputs, guards })
 }
 
 /// The loops of a pass.
@@ -197,6 +212,7 @@ struct Frame {
     outer: usize,
     /// How many dimensions after the outer ones are folded, and how; none if nothing is.
     folded: Option<(usize, Nest)>,
+    is_product: bool,
 }
 
 struct DraftRoot {
@@ -268,8 +284,16 @@ impl Finder<'_> {
     fn frame(&self, root: NodeId) -> Frame {
         let node = self.graph.node(root);
         let NodeKind::Reduce(_, x, axes) = &node.kind else {
-            let order = (0..node.shape.len() as u8).collect();
-            return Frame { order, domain: node.shape.clone(), outer: node.shape.len(), folded: None };
+            let mut domain = node.shape.clone();
+            let is_product = if let NodeKind::Matmul([left, _]) = node.kind {
+                let left = &self.graph.node(left).shape;
+                domain.insert(domain.len() - 1, left[left.len() - 1]);
+                true
+            } else {
+                false
+            };
+            let outer = domain.len();
+            return Frame { order: (0..outer as u8).collect(), domain, outer, folded: None, is_product };
         };
         let shape = &self.graph.node(*x).shape;
         let last = shape.len() as u8 - 1;
@@ -280,18 +304,27 @@ impl Finder<'_> {
         let order: SmallVec<[u8; 4]> =
             outer.iter().copied().chain(axes.iter().copied()).chain(end + 1..=last).collect();
         let domain = order.iter().map(|axis| shape[*axis as usize]).collect();
-        Frame { order, domain, outer: outer.len(), folded: Some((axes.len(), nest)) }
+        Frame { order, domain, outer: outer.len(), folded: Some((axes.len(), nest)), is_product: false }
     }
 
     fn same_loops(&self, a: &Frame, b: &Frame) -> bool {
         let same = |x: &DimId, y: &DimId| self.canonical[x.index()] == self.canonical[y.index()];
         (a.outer, a.folded) == (b.outer, b.folded)
+            && !(a.is_product || b.is_product)
             && a.domain.len() == b.domain.len()
             && a.domain.iter().zip(&b.domain).all(|(x, y)| same(x, y))
     }
 
     /// The nodes that a root needs, itself (or what it folds) first, down to what is read.
     fn needs(&self, root: NodeId, frame: &Frame) -> Vec<Key> {
+        if let NodeKind::Matmul([left, right]) = self.graph.node(root).kind {
+            let (stack, [i, k, j]) = (frame.outer - 3, [3, 2, 1].map(|back| (frame.outer - back) as u8));
+            let axes = |x: NodeId, matrix: [u8; 2]| {
+                let leading = self.graph.rank(x) - 2;
+                (x, ((stack - leading) as u8..stack as u8).chain(matrix).collect())
+            };
+            return vec![axes(left, [i, k]), axes(right, [k, j])];
+        }
         let mut start: SmallVec<[u8; 4]> = frame.order.clone();
         for (place, axis) in frame.order.iter().enumerate() {
             start[*axis as usize] = place as u8;
@@ -336,7 +369,7 @@ impl Finder<'_> {
     /// The pass of a draft.
     fn pass(&self, draft: Draft) -> Result<Pass, Diagnostic> {
         let Draft { frame, roots, .. } = draft;
-        let Frame { domain, outer, folded, .. } = frame;
+        let Frame { domain, outer, folded, is_product, .. } = frame;
         let count = folded.map_or(0, |(count, _)| count);
         let inner = domain.len() - outer - count;
         let one = |at: usize| at..at + 1;
@@ -345,8 +378,11 @@ impl Finder<'_> {
         groups.extend((0..inner).map(|i| one(outer + count + i)));
         let is_one = |group: &Range<usize>| domain[group.clone()].iter().all(|dim| self.graph.dims.is_one(*dim));
         let mut needs: Vec<Key> = roots.iter().flat_map(|root| root.needs.iter().cloned()).collect();
-        needs.sort();
-        needs.dedup();
+        // Operands before users; those of a product are read, and stay in order.
+        if !is_product {
+            needs.sort();
+            needs.dedup();
+        }
         let mut new = Graph::new(None);
         let mut made: FxHashMap<Key, NodeId> = FxHashMap::default();
         let (mut operands, mut inputs) = (Vec::new(), Vec::new());
@@ -401,7 +437,19 @@ impl Finder<'_> {
         }
         let mut done = Vec::new();
         for DraftRoot { node, target, needs } in roots {
-            let value = made[&needs[0]];
+            let mut value = made[&needs[0]];
+            if is_product {
+                // Of each operand the dimensions that it runs along: all but the other one's.
+                let mut without = |x: NodeId, dropped: usize| {
+                    let all = (0..outer).map(|dim| match dim == dropped {
+                        true => IndexItem::At(0),
+                        false => IndexItem::Slice(Slice::ALL),
+                    });
+                    new.index_exact(x, all.collect())
+                };
+                let [left, right] = [without(value, outer - 1)?, without(made[&needs[1]], outer - 3)?];
+                value = new.apply(Op::MATMUL, &[left, right])?;
+            }
             let reducer = match &self.graph.node(node).kind {
                 NodeKind::Reduce(reducer, ..) => Some(*reducer),
                 _ => None,
@@ -420,7 +468,7 @@ impl Finder<'_> {
         }
         let folded = folded.map(|(_, nest)| (outer, nest));
         let program = Program::new(ProgramSource::Graph(Box::new(new)), None, inputs);
-        Ok(Pass { domain, groups, folded, operands, roots: done, program })
+        Ok(Pass { domain, groups, folded, operands, roots: done, is_product, program })
     }
 }
 
@@ -459,7 +507,7 @@ mod tests {
 
     /// The passes of a text of `a`: [8, 4], `b`: [8], `c`: [4], `s`: [8, 8]: what each folds, or how many maps it has; then
     /// how many groups there are, and how many operands.
-    fn shown(text: &str) -> Option<String> {
+    fn shown(text: &str) -> String {
         let zeros = |shape: &[usize]| Array::zeros(DType::F64, shape).unwrap();
         let arrays = [("a", zeros(&[8, 4])), ("b", zeros(&[8])), ("c", zeros(&[4])), ("s", zeros(&[8, 8]))];
         let engine = Engine::default();
@@ -467,18 +515,21 @@ mod tests {
         let (program, inputs) = engine.program(text, &env).unwrap();
         let inputs: Vec<&ArrayRef<'_>> = inputs.to_vec();
         let (variant, _) = program.variant(engine.shared(), &inputs).unwrap();
-        let passes = variant.passes().unwrap()?;
+        let passes = variant.passes().unwrap();
         let show = |pass: &Pass| {
+            if pass.is_product {
+                return format!("product of {}, {} operands", pass.groups.len(), pass.operands.len());
+            }
             let names: Vec<&str> = pass.roots.iter().filter_map(|root| Some(root.reducer?.name())).collect();
             let what = if names.is_empty() { format!("{} maps", pass.roots.len()) } else { names.join(" and ") };
             format!("{what} of {}, {} operands", pass.groups.len(), pass.operands.len())
         };
-        Some(passes.list.iter().map(show).collect::<Vec<_>>().join("; "))
+        passes.list.iter().map(show).collect::<Vec<_>>().join("; ")
     }
 
     #[test]
     fn reductions_end_passes() {
-        let is = |text: &str, want: &str| assert_eq!(shown(text).as_deref(), Some(want), "{text}");
+        let is = |text: &str, want: &str| assert_eq!(shown(text), want, "{text}");
         // A whole reduction is over one group; rows and columns have others around it.
         is("sum(a)", "sum of 1, 1 operands");
         is("sum(a, axis=1)", "sum of 2, 1 operands");
@@ -498,9 +549,16 @@ mod tests {
     }
 
     #[test]
-    fn products_of_matrices_have_no_passes() {
-        assert_eq!(shown("a.T @ a"), None);
-        assert_eq!(shown("sum(s @ s)"), None);
-        assert!(shown("s @ b").is_some(), "with a vector it is a sum");
+    fn products_of_matrices_are_passes_of_their_own() {
+        let is = |text: &str, want: &str| assert_eq!(shown(text), want, "{text}");
+        is("a.T @ a", "product of 3, 2 operands");
+        is("a @ a.T, a @ a.T", "product of 3, 2 operands");
+        is("(a - c) @ a.T + b", "1 maps of 2, 2 operands; product of 3, 2 operands; 1 maps of 2, 2 operands");
+        is("sum(s @ s)", "product of 3, 2 operands; sum of 1, 1 operands");
+        is("(s @ a).T", "product of 3, 2 operands; 1 maps of 2, 1 operands");
+        is("s @ s @ a", "product of 3, 2 operands; product of 3, 2 operands");
+        is("s[None] @ a[None]", "product of 4, 2 operands");
+        // With a vector it is a sum.
+        is("s @ b", "sum of 2, 2 operands");
     }
 }

@@ -1,4 +1,5 @@
-//! Whether a plan can be run for some indices of the first dimension at a time, without a change to any bit.
+//! Whether a plan can be run for some indices of the first dimension at a time, without a change to any bit but those of
+//! products of matrices, which are a library's for the part as for the whole.
 //!
 //! It can if that dimension of the results is one that every step goes through an index at a time: never along a
 //! reduction, nor at two indices at once. What is found is a property of plan and sizes alone.
@@ -63,7 +64,6 @@ fn decide(cut: &mut [Option<bool>], buffer: BufferId, is_cut: bool) -> Option<()
 /// The axis of a step's domain along which what it writes is cut, inside of none if it writes all of everything; none if
 /// the step cannot run a part of that axis.
 fn cut_axis(step: &Step, cut: &[Option<bool>]) -> Option<Option<u8>> {
-    let Work::Kernel(kernel) = &step.work else { return None };
     let mut found: Option<Option<u8>> = None;
     for access in step.accesses(Role::Out) {
         let axis = match cut[access.buffer.index()] {
@@ -77,8 +77,14 @@ fn cut_axis(step: &Step, cut: &[Option<bool>]) -> Option<Option<u8>> {
         }
     }
     let axis = found?;
-    let independent =
-        |axis: u8| step.outer.contains(&axis) || (step.inner.contains(&axis) && kernel.has_independent_elements());
+    let independent = |axis: u8| {
+        step.outer.contains(&axis)
+            || match &step.work {
+                Work::Kernel(kernel) => step.inner.contains(&axis) && kernel.has_independent_elements(),
+                // The rows of one product; never its depth.
+                Work::Matmul(_) => step.inner.first() == Some(&axis),
+            }
+    };
     axis.is_none_or(independent).then_some(axis)
 }
 
@@ -135,10 +141,11 @@ mod tests {
     use crate::view::ArrayRef;
     use crate::{Array, DType};
 
-    /// The inputs that are cut, of a text of `a`: [8, 4], `b`: [8], `c`: [4], `s`: [8, 8].
+    /// The inputs that are cut, of a text of `a`: [8, 4], `b`: [8], `c`: [4], `d`: [4, 4], `s`: [8, 8], `t`: [8, 4, 4].
     fn cut(text: &str) -> Option<String> {
         let zeros = |shape: &[usize]| Array::zeros(DType::F64, shape).unwrap();
-        let arrays = [("a", zeros(&[8, 4])), ("b", zeros(&[8])), ("c", zeros(&[4])), ("s", zeros(&[8, 8]))];
+        let (a, b, c, d) = (zeros(&[8, 4]), zeros(&[8]), zeros(&[4]), zeros(&[4, 4]));
+        let arrays = [("a", a), ("b", b), ("c", c), ("d", d), ("s", zeros(&[8, 8])), ("t", zeros(&[8, 4, 4]))];
         let engine = Engine::default();
         let env = arrays.iter().fold(crate::Env::new(), |env, (name, array)| env.with(*name, array));
         let (program, inputs) = engine.program(text, &env).unwrap();
@@ -161,10 +168,32 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_products_are_cut_with_what_is_around_them() {
+        assert_eq!(cut("a @ d").as_deref(), Some("a"));
+        assert_eq!(cut("maximum((a - c) @ d + b[:, None], 0)").as_deref(), Some("ab"));
+        assert_eq!(cut("exp(s @ a) @ d, b").as_deref(), Some("sb"));
+        // A stack, by its first dimension.
+        assert_eq!(cut("t @ d").as_deref(), Some("t"));
+        assert_eq!(cut("sum(t @ t, axis=2) + b[:, None]").as_deref(), Some("tb"));
+    }
+
+    #[test]
     fn what_mixes_rows_is_not() {
-        for text in
-            ["sum(a)", "sum(a, axis=0)", "a.T", "s + s.T", "b - mean(b)", "b[::-1]", "b[1:] - b[:-1]", "sum(a), b"]
-        {
+        for text in [
+            "sum(a)",
+            "sum(a, axis=0)",
+            "a.T",
+            "s + s.T",
+            "b - mean(b)",
+            "b[::-1]",
+            "b[1:] - b[:-1]",
+            "sum(a), b",
+            "a.T @ a",
+            "s @ s",
+            "s.T @ s[0:1].T",
+            "(a @ d).T",
+            "sum(a @ d, axis=0)",
+        ] {
             assert_eq!(cut(text), None, "{text}");
         }
     }
