@@ -37,6 +37,9 @@ const NVRTC: Sought = Sought {
     packages: &["nvidia/cu13/lib", "nvidia/cu13/bin/x86_64", "nvidia/cuda_nvrtc/lib", "nvidia/cuda_nvrtc/bin"],
 };
 
+/// The oldest version that is told to leave out what no text uses.
+const MINIMAL: Version = Version { major: 13, minor: 0 };
+
 /// What machine code is for: a compute capability. Shown as the compiler spells it, `sm_90`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Arch {
@@ -142,6 +145,11 @@ impl Compiler {
         // The log tells registers, stack and shared memory of each entry.
         let mut flags = vec![format!("--gpu-architecture={target}"), "--ptxas-options=-v".to_owned()];
         flags.extend(options.flags().iter().map(|&flag| flag.to_owned()));
+        if self.version() >= MINIMAL {
+            // Declares no textures and nothing of the host's functions, which takes time in each compilation. The code is
+            // the same, and so what is on disk does not depend on it.
+            flags.push("--minimal".to_owned());
+        }
         let c_string = |text: &str| {
             CString::new(text).map_err(|_| Error::Internal("the text of a kernel has a zero byte in it".to_owned()))
         };
