@@ -475,9 +475,9 @@ impl Classified {
     /// order of `left`, `right` and `out`, and the address of the workspace.
     pub fn words(&self, addresses: &[u64], params: &[u64], workspace: u64) -> SmallVec<[u64; 64]> {
         let Classified { product: Product { outer, sizes, sides, .. }, class, stretches: (stretch, stretches) } = self;
-        let count = self.product.stack() * stretches;
+        let matrices = self.product.stack();
         let mut words: SmallVec<[u64; 64]> = smallvec![workspace];
-        words.extend([sizes[I], sizes[J], sizes[K], *stretch, *stretches, count].map(|n| n as u64));
+        words.extend([sizes[I], sizes[J], sizes[K], *stretch, *stretches, matrices].map(|n| n as u64));
         let rank = usize::from(class.rank);
         words.extend((0..rank).map(|d| outer.get(d).map_or(1, |n| *n as u64)));
         for (n, side) in sides.iter().enumerate() {

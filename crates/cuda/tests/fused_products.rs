@@ -369,7 +369,7 @@ fn threads_do_not_race() {
 }
 
 /// A change of a few characters to the text, and the build that has to find it: by a report, or by a wrong result.
-const PLANTED: [(&str, &str, &str, Build); 7] = [
+const PLANTED: [(&str, &str, &str, Build); 9] = [
     (
         "a barrier less before sums go through shared memory",
         "i++) {\n        __syncthreads();\n",
@@ -378,8 +378,8 @@ const PLANTED: [(&str, &str, &str, Build); 7] = [
     ),
     (
         "a barrier less behind them",
-        "= sums[n][j];\n            }\n        }\n        __syncthreads();",
-        "= sums[n][j];\n            }\n        }\n",
+        "= sums[n][j];\n        }\n        __syncthreads();",
+        "= sums[n][j];\n        }\n",
         Build::Race,
     ),
     (
@@ -388,13 +388,25 @@ const PLANTED: [(&str, &str, &str, Build); 7] = [
         "counts = true",
         Build::Plain,
     ),
-    ("columns past the last are stored", "row < left.side && column < right.side", "row < left.side", Build::Address),
-    ("rows past the last are stored", "row < left.side && column < right.side", "column < right.side", Build::Address),
-    ("rows of another turn", "THREADS_DOWN>(at / COLUMNS, i)", "THREADS_DOWN>(at / COLUMNS, 0)", Build::Plain),
+    (
+        "columns past the last are stored",
+        "ROWS_GROUP < left.side && column < right.side",
+        "ROWS_GROUP < left.side",
+        Build::Address,
+    ),
+    ("rows past the last are stored", "row + u * LINES * ROWS_GROUP < left.side", "row < left.side", Build::Address),
+    ("rows of another turn", "THREADS_DOWN>(line, i)", "THREADS_DOWN>(line, 0)", Build::Plain),
+    ("sums of another row of the thread", "sums[n - 1][j] = sums[n][j];", "sums[n - 1][j] += 0;", Build::Plain),
     (
         "an operand of the block's first row",
-        "to[u] = out.moved(a.out, row, column)",
-        "to[u] = out.moved(a.out, 0, column)",
+        "? out.moved(a.out, row, column)",
+        "? out.moved(a.out, 0, column)",
+        Build::Plain,
+    ),
+    (
+        "the second element of a turn too high up",
+        "moved(a.out, LINES * ROWS_GROUP, 0)",
+        "moved(a.out, LINES, 0)",
         Build::Plain,
     ),
 ];

@@ -243,7 +243,12 @@ const PLANTED: [(&str, &str, &str, Build); 8] = [
     ),
     ("rows past the last are loaded", "? line < side && x < depth", "? x < depth", Build::Address),
     ("the depth past a stretch counts", ": line < depth && x < side", ": x < side", Build::Plain),
-    ("columns past the last are stored", "if (column >= right.side) continue;", "", Build::Plain),
+    (
+        "columns past the last are stored",
+        "|| first_of_row + column >= right.side) continue;",
+        ") continue;",
+        Build::Plain,
+    ),
     ("the first stretch is that of all", "begin = stretch * a.stretch", "begin = 0", Build::Plain),
     (
         "vectors that are not aligned",

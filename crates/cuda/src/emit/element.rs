@@ -81,7 +81,7 @@ impl Elements {
     pub fn plain_output(&mut self, name: &str) {
         let text = &mut self.types;
         text.open(&format!("struct {name}"));
-        text.line(&format!("static constexpr int OPERANDS = 1, BATCH = {BATCH};"));
+        text.line("static constexpr int OPERANDS = 1, BATCH = 1;");
         text.line(&format!("{DEVICE} void load(char* const*) {{}}"));
         text.line(&format!(
             "{DEVICE} void store(const Parameters&, char* const* at, T sum) const {{ *(T*)at[0] = sum; }}"

@@ -30,10 +30,9 @@ template <int N> struct Memory {
     i64 outer[RANK][N];
 };
 
-// `count` is of matrices, each once for every stretch.
 struct Args {
     char* workspace;
-    i64 rows, columns, depth, stretch, stretches, count;
+    i64 rows, columns, depth, stretch, stretches, matrices;
     i64 size[RANK];
     Memory<Left::OPERANDS> left;
     Memory<Right::OPERANDS> right;
@@ -153,7 +152,7 @@ static __device__ __forceinline__ void multiply(const Args& a) {
     __shared__ __align__(16) T left_tile[2][DEPTH][ROWS + LANES];
     __shared__ __align__(16) T right_tile[2][DEPTH][COLUMNS + LANES];
     const i64 number = blockIdx.y + (i64)blockIdx.z * gridDim.y;
-    if (number >= a.count) return;
+    if (number >= a.matrices * (SPLIT ? a.stretches : 1)) return;
     const u32 across = (u32)((a.columns + COLUMNS - 1) / COLUMNS);
     const i64 first_row = (i64)(blockIdx.x / across) * ROWS, first_column = (i64)(blockIdx.x % across) * COLUMNS;
     // A stretch of one matrix after the other.
@@ -191,65 +190,67 @@ static __device__ __forceinline__ void multiply(const Args& a) {
         __syncthreads();
     }
     // Stretches are stored one after the other, each as all of its matrices.
-    const i64 before = ((i64)stretch * ((u32)a.count / stretches) + matrix) * a.rows * a.columns;
+    const i64 before = (stretch * a.matrices + matrix) * a.rows * a.columns;
     char* const workspace = a.workspace + (before + first_row * a.columns + first_column) * (i64)sizeof(T);
     const Place<Out::OPERANDS> out = Place<Out::OPERANDS>(a, a.out, matrix).moved(a.out, first_row, first_column);
     if (OUT_WIDE) {
+        const i64 down = SPLIT ? a.columns * (i64)sizeof(T) : a.out.strides[0][0];
+        const int first = ty * ROWS_GROUP, first_of_row = tx * COLUMNS_GROUP;
+        char* const to = (SPLIT ? workspace : out.at[0]) + first * down + first_of_row * (int)sizeof(T);
         #pragma unroll
         for (int i = 0; i < ROWS_EACH; i++) {
-            const int row = element_of<ROWS_GROUP, THREADS_DOWN>(ty, i);
-            if (row >= left.side) continue;
+            const int row = element_of<ROWS_GROUP, THREADS_DOWN>(0, i);
             #pragma unroll
             for (int j = 0; j < COLUMNS_EACH; j += COLUMNS_GROUP) {
-                const int column = element_of<COLUMNS_GROUP, THREADS_ALONG>(tx, j);
-                if (column >= right.side) continue;
+                const int column = element_of<COLUMNS_GROUP, THREADS_ALONG>(0, j);
+                if (first + row >= left.side || first_of_row + column >= right.side) continue;
                 Vector<T, COLUMNS_GROUP> group;
                 #pragma unroll
                 for (int k = 0; k < COLUMNS_GROUP; k++) group.e[k] = sums[i][j + k];
-                const i64 before = (row * a.columns + column) * (i64)sizeof(T);
-                *(Vector<T, COLUMNS_GROUP>*)(SPLIT ? workspace + before : out.moved(a.out, row, column).at[0]) = group;
+                *(Vector<T, COLUMNS_GROUP>*)(to + row * down + column * (int)sizeof(T)) = group;
             }
         }
         return;
     }
     // Some rows at a time through shared memory, so that neighbouring threads store neighbours, and what becomes of an
-    // element is there once.
+    // element is there once: each thread has one column of them.
     T(*const some)[COLUMNS + LANES] = (T(*)[COLUMNS + LANES]) left_tile;
     static_assert(THREADS_DOWN * (COLUMNS + LANES) <= 2 * DEPTH * (ROWS + LANES), "some rows fit");
-    constexpr int BATCH = Out::BATCH < COLUMNS_EACH ? Out::BATCH : COLUMNS_EACH;
+    static_assert(THREADS % COLUMNS == 0, "threads take whole rows");
+    constexpr int LINES = THREADS / COLUMNS, BATCH = Out::BATCH < COLUMNS_EACH ? Out::BATCH : COLUMNS_EACH;
+    const int column = threadIdx.x % COLUMNS;
     #pragma unroll 1
     for (int i = 0; i < ROWS_EACH; i++) {
         __syncthreads();
+        // The sums move up, so that those of this turn come first.
         #pragma unroll
-        for (int n = 0; n < ROWS_EACH; n++) {
+        for (int j = 0; j < COLUMNS_EACH; j++) {
+            some[ty][element_of<COLUMNS_GROUP, THREADS_ALONG>(tx, j)] = sums[0][j];
             #pragma unroll
-            for (int j = 0; j < COLUMNS_EACH; j++) {
-                if (n == i) some[ty][element_of<COLUMNS_GROUP, THREADS_ALONG>(tx, j)] = sums[n][j];
-            }
+            for (int n = 1; n < ROWS_EACH; n++) sums[n - 1][j] = sums[n][j];
         }
         __syncthreads();
         #pragma unroll 1
-        for (int n = threadIdx.x; n < THREADS_DOWN * COLUMNS; n += THREADS * BATCH) {
+        for (int line = threadIdx.x / COLUMNS; line < THREADS_DOWN; line += LINES * (SPLIT ? 1 : BATCH)) {
+            const int row = element_of<ROWS_GROUP, THREADS_DOWN>(line, i);
+            if (SPLIT) {
+                T* const to = (T*)workspace + (row * a.columns + column);
+                if (row < left.side && column < right.side) *to = some[line][column];
+                continue;
+            }
             Place<Out::OPERANDS> to[BATCH];
             Out elements[BATCH];
             bool inside[BATCH];
             // All of them are loaded before any is stored.
             #pragma unroll
             for (int u = 0; u < BATCH; u++) {
-                const int at = n + u * THREADS, column = at % COLUMNS;
-                const int row = element_of<ROWS_GROUP, THREADS_DOWN>(at / COLUMNS, i);
-                inside[u] = row < left.side && column < right.side;
-                if (SPLIT) {
-                    if (inside[u]) ((T*)workspace)[row * a.columns + column] = some[at / COLUMNS][column];
-                    continue;
-                }
-                to[u] = out.moved(a.out, row, column);
+                to[u] = u == 0 ? out.moved(a.out, row, column) : to[u - 1].moved(a.out, LINES * ROWS_GROUP, 0);
+                inside[u] = row + u * LINES * ROWS_GROUP < left.side && column < right.side;
                 if (inside[u]) elements[u].load(to[u].at);
             }
             #pragma unroll
             for (int u = 0; u < BATCH; u++) {
-                const int at = n + u * THREADS;
-                if (!SPLIT && inside[u]) elements[u].store(a.parameters, to[u].at, some[at / COLUMNS][at % COLUMNS]);
+                if (inside[u]) elements[u].store(a.parameters, to[u].at, some[line + u * LINES][column]);
             }
         }
     }
@@ -259,15 +260,17 @@ static __device__ __forceinline__ void multiply(const Args& a) {
 static __device__ __forceinline__ void add_up(const Args& a) {
     __shared__ T sums[8][32];
     const u32 stretches = (u32)a.stretches, rows = (u32)a.rows, columns = (u32)a.columns;
-    const u32 all = (u32)a.count / stretches * rows * columns, at = blockIdx.x * 32 + threadIdx.x;
+    const u32 all = (u32)a.matrices * rows * columns, at = blockIdx.x * 32 + threadIdx.x;
     T sum = 0;
     if (at < all) {
-        #pragma unroll 4
-        for (u32 n = threadIdx.y; n < stretches; n += 8) sum += ((const T*)a.workspace)[(i64)n * all + at];
+        const T* from = (const T*)a.workspace + ((i64)threadIdx.y * all + at);
+        #pragma unroll 2
+        for (u32 n = threadIdx.y; n < stretches; n += 8, from += 8 * (i64)all) sum += *from;
     }
     sums[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y != 0 || at >= all) return;
+    #pragma unroll 1
     for (int n = 1; n < 8; n++) sum += sums[n][threadIdx.x];
     const u32 row = at / columns;
     const auto to = Place<Out::OPERANDS>(a, a.out, row / rows).moved(a.out, row % rows, at % columns);
