@@ -143,8 +143,8 @@ pub struct Compiled {
     cost: f64,
     /// Which short rows the code runs side by side.
     side_by_side: Option<SideBySide>,
-    /// If the code can store past the caches: whether it should.
-    streaming: Option<Streaming>,
+    /// If the code can store past the caches: its output, and whether it should.
+    streaming: Option<(usize, Streaming)>,
 }
 
 /// What the driver knows of a stage.
@@ -241,6 +241,7 @@ impl Compiled {
             })
             .collect();
         let cost = estimate(kernel, tier);
+        let output = kernel.operands.iter().position(|operand| operand.role == Role::Out);
         let side_by_side = tier.code_isa().and_then(|isa| side_by_side(kernel, &analysis, isa));
         Compiled {
             code,
@@ -253,7 +254,7 @@ impl Compiled {
             analysis,
             cost,
             side_by_side,
-            streaming: streams.then(Streaming::default),
+            streaming: output.filter(|_| streams).map(|output| (output, Streaming::default())),
         }
     }
 
@@ -276,7 +277,7 @@ impl Compiled {
     /// Stores past the caches if the code can, so that tests of small results do that too.
     #[doc(hidden)]
     pub fn assume_large_results(&mut self) {
-        if let Some(streaming) = &mut self.streaming {
+        if let Some((_, streaming)) = &mut self.streaming {
             streaming.always = true;
         }
     }
@@ -327,7 +328,9 @@ impl Compiled {
             unsafe { self.run_direct(form, direct, pointers, params) };
             return Ok(());
         }
-        let trial = self.streaming.as_ref().and_then(|s| s.begin(form.streamed, options.threads > 1));
+        let trial = self.streaming.as_ref().and_then(|(output, streaming)| {
+            streaming.begin(form.streamed, pointers[*output] as usize, options.threads > 1)
+        });
         let streams = trial.as_ref().is_some_and(|trial| trial.streams);
         let run = Run { compiled: self, launch, pointers, params, options, inner: form.inner, streams };
         match self.nest {

@@ -8,6 +8,7 @@
 use super::expand;
 use super::{Inst, Kernel, Prim, Stage, Value};
 use crate::dtype::DType;
+use smallvec::SmallVec;
 
 /// Instructions that are needed only where a condition holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,22 +42,27 @@ pub fn rare(kernel: &Kernel, stage: usize) -> Vec<Rare> {
         return Vec::new();
     }
     selects.sort_unstable();
-    let mut groups: Vec<&[(Value, Value)]> = selects.chunk_by(|a, b| a.0 == b.0).collect();
-    groups.sort_unstable_by_key(|group| std::cmp::Reverse(group[0].1));
-    let mut found = Vec::new();
-    for group in groups {
-        let (condition, first) = group[0];
-        if !group.iter().any(|(_, select)| search.may_need(*select, group.len())) {
-            continue;
+    let mut groups: Vec<(Value, SmallVec<[Value; 4]>)> = Vec::new();
+    for same in selects.chunk_by(|a, b| a.0 == b.0) {
+        // Those whose operands precede the first of them, and then those that remain likewise.
+        let mut rest: SmallVec<[Value; 4]> = same.iter().map(|(_, select)| *select).collect();
+        while let Some(first) = rest.first().copied() {
+            let precede = |s: &Value| kernel.inst(*s).operands().iter().all(|a| *a < first);
+            let (group, later) = rest.into_iter().partition(precede);
+            groups.push((same[0].0, group));
+            rest = later;
         }
-        let mut selects: Vec<Value> = group.iter().map(|(_, select)| *select).collect();
-        selects.retain(|s| kernel.inst(*s).operands().iter().all(|a| *a < first));
-        if selects.iter().any(|s| search.is_taken(*s)) {
+    }
+    groups.sort_unstable_by_key(|(_, group)| std::cmp::Reverse(group[0]));
+    let mut found = Vec::new();
+    for (condition, selects) in groups {
+        let may_need = selects.iter().any(|select| search.may_need(*select, selects.len()));
+        if !may_need || selects.iter().any(|s| search.is_taken(*s)) {
             continue;
         }
         if let Some(needed) = search.needed_by(&selects) {
             search.take(&needed);
-            found.push(Rare { condition, selects, needed });
+            found.push(Rare { condition, selects: selects.to_vec(), needed });
         }
     }
     found.reverse();
@@ -195,6 +201,19 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].selects.len(), 1);
         assert_eq!(found[0].needed.len(), 1);
+    }
+
+    #[test]
+    fn functions_under_one_condition_follow_each_other() {
+        let found = rare(
+            &kernel(|b, x| {
+                let (sine, cosine) = (math::sin(b, &[x]), math::cos(b, &[x]));
+                b.mul(sine, cosine)
+            }),
+            1,
+        );
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].condition, found[1].condition);
     }
 
     #[test]

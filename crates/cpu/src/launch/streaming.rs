@@ -1,7 +1,7 @@
 //! Whether a kernel stores past the caches. Such stores spare reading what is written over, a third of what an addition moves,
 //! but evict the result. For results larger than a core's own cache that costs who reads them next nothing that was measured;
-//! which is quicker differs between hosts, so the first runs of a kernel try both. `docs/decisions/streaming-stores.md` has
-//! the numbers.
+//! which is quicker differs between hosts, and between memory that is there and memory whose pages the system has yet to clear,
+//! so the first runs of a kernel try both. `docs/decisions/streaming-stores.md` has the numbers.
 //!
 //! Invariants: results do not depend on it. Runs that write less than [`from`] bytes do not measure anything.
 
@@ -12,21 +12,28 @@ use std::time::Instant;
 /// How often each way is tried, in turn: the quickest run counts.
 const TRIES: u32 = 4;
 
-/// What is known of a kernel. Threads that run it at once may lose what others have learnt: then it is learnt later.
+/// What is known of a kernel.
 #[derive(Debug, Default)]
 pub(super) struct Streaming {
+    /// Of runs that write to memory that is there, and of those whose pages the system has to find.
+    learnt: [Learnt; 2],
+    /// Every run stores past the caches, for tests.
+    pub always: bool,
+}
+
+/// What is known of some runs. Threads that run a kernel at once may lose what others have learnt: then it is learnt later.
+#[derive(Debug, Default)]
+struct Learnt {
     /// Of what runs the rest says something: how much they write, as a power of two, and whether they share the work.
     class: AtomicU32,
     runs: AtomicU32,
     /// The least nanoseconds for a MiB through the caches, and past them; 0 if there is none yet.
     best: [AtomicU64; 2],
-    /// Every run stores past the caches, for tests.
-    pub always: bool,
 }
 
 /// A run, and what it will teach.
 pub(super) struct Trial<'a> {
-    of: &'a Streaming,
+    of: &'a Learnt,
     class: u32,
     bytes: usize,
     /// None if nothing is to be learnt any more.
@@ -35,18 +42,25 @@ pub(super) struct Trial<'a> {
 }
 
 /// For each class whether the last kernel that tried was quicker past the caches: where others begin.
-static VERDICTS: [AtomicU32; 2 * usize::BITS as usize] = [const { AtomicU32::new(0) }; 2 * usize::BITS as usize];
+static VERDICTS: [AtomicU32; 4 * usize::BITS as usize] = [const { AtomicU32::new(0) }; 4 * usize::BITS as usize];
 
 impl Streaming {
-    /// A run that writes so many bytes, on one thread or on several. None for what should stay in the caches.
-    pub fn begin(&self, bytes: usize, is_shared: bool) -> Option<Trial<'_>> {
+    /// A run that writes so many bytes from an address on, on one thread or on several. None for what should stay in the caches.
+    pub fn begin(&self, bytes: usize, address: usize, is_shared: bool) -> Option<Trial<'_>> {
         if self.always {
-            return Some(Trial { of: self, class: 0, bytes, start: None, streams: true });
+            return Some(Trial { of: &self.learnt[0], class: 0, bytes, start: None, streams: true });
         }
         if bytes < from() {
             return None;
         }
-        let class = 2 * bytes.ilog2() + u32::from(is_shared);
+        let is_new = !is_there(address.wrapping_add(bytes / 2));
+        let class = 4 * bytes.ilog2() + 2 * u32::from(is_new) + u32::from(is_shared);
+        Some(self.learnt[usize::from(is_new)].begin(bytes, class))
+    }
+}
+
+impl Learnt {
+    fn begin(&self, bytes: usize, class: u32) -> Trial<'_> {
         if self.class.swap(class, Ordering::Relaxed) != class {
             self.runs.store(0, Ordering::Relaxed);
             self.best.iter().for_each(|best| best.store(0, Ordering::Relaxed));
@@ -56,10 +70,10 @@ impl Streaming {
             self.runs.store(runs + 1, Ordering::Relaxed);
             let first = VERDICTS[class as usize].load(Ordering::Relaxed) == 1;
             let streams = first != (runs % 2 == 1);
-            return Some(Trial { of: self, class, bytes, start: Some(Instant::now()), streams });
+            return Trial { of: self, class, bytes, start: Some(Instant::now()), streams };
         }
         let [through, past] = [0, 1].map(|way| self.best[way as usize].load(Ordering::Relaxed));
-        Some(Trial { of: self, class, bytes, start: None, streams: past < through })
+        Trial { of: self, class, bytes, start: None, streams: past < through }
     }
 }
 
@@ -87,6 +101,20 @@ fn from() -> usize {
     *FROM.get_or_init(|| second_level_cache().unwrap_or(1 << 20).max(256 << 10))
 }
 
+/// False if the system has no page for an address yet, as in a new large array.
+fn is_there(address: usize) -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: asks about a page, which need not be mapped, and writes one byte of ours.
+    unsafe {
+        let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096);
+        let mut resident = 1;
+        let known = libc::mincore((address & !(page - 1)) as *mut _, page, &mut resident) == 0;
+        !known || resident & 1 != 0
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    true
+}
+
 /// The bytes of a core's second-level cache, if the system tells.
 fn second_level_cache() -> Option<usize> {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -102,8 +130,8 @@ mod tests {
 
     #[test]
     fn small_results_stay_in_the_caches() {
-        assert!(Streaming::default().begin(from() - 1, false).is_none());
-        assert!(Streaming::default().begin(from(), false).is_some());
+        assert!(Streaming::default().begin(from() - 1, 0, false).is_none());
+        assert!(Streaming::default().begin(from(), 0, false).is_some());
     }
 
     #[test]
@@ -112,16 +140,33 @@ mod tests {
         for quicker in [false, true] {
             let streaming = Streaming::default();
             for _ in 0..2 * TRIES {
-                let mut trial = streaming.begin(bytes, false).unwrap();
+                let mut trial = streaming.begin(bytes, 0, false).unwrap();
                 let ago = if trial.streams == quicker { 1 } else { 2 };
                 trial.start = Some(Instant::now() - std::time::Duration::from_secs(ago));
                 trial.end();
             }
-            let settled = streaming.begin(bytes, false).unwrap();
+            let settled = streaming.begin(bytes, 0, false).unwrap();
             assert_eq!((settled.streams, settled.start), (quicker, None));
             // Others begin with it, and another size begins anew.
-            assert_eq!(Streaming::default().begin(bytes, false).unwrap().streams, quicker);
-            assert!(streaming.begin(bytes << 1, false).unwrap().start.is_some());
+            assert_eq!(Streaming::default().begin(bytes, 0, false).unwrap().streams, quicker);
+            assert!(streaming.begin(bytes << 1, 0, false).unwrap().start.is_some());
         }
+    }
+
+    /// Memory of this size comes from the system, page by page when it is written.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn new_memory_is_learnt_of_by_itself() {
+        let mut memory = Vec::<u8>::with_capacity(1 << 26);
+        let (address, bytes) = (memory.as_ptr() as usize, memory.capacity());
+        let streaming = Streaming::default();
+        assert!(!is_there(address + bytes / 2));
+        let class = streaming.begin(bytes, address, false).unwrap().class;
+        memory.resize(bytes, 1);
+        assert!(is_there(address + bytes / 2));
+        let trial = streaming.begin(bytes, address, false).unwrap();
+        assert_ne!(trial.class, class);
+        assert!(std::ptr::eq(trial.of, &streaming.learnt[0]));
+        assert_eq!(streaming.learnt.each_ref().map(|learnt| learnt.runs.load(Ordering::Relaxed)), [1, 1]);
     }
 }
