@@ -9,8 +9,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// How often each way is tried, in turn: the quickest run counts.
-const TRIES: u32 = 4;
+/// So many runs are timed, of which the quickest of each way counts: one each way, and then most of them the way that is ahead.
+const LEARNING: u32 = 16;
+/// Of those every fourth goes the other way.
+const OTHER: u32 = 4;
 
 /// What is known of a kernel.
 #[derive(Debug, Default)]
@@ -66,13 +68,13 @@ impl Learnt {
             self.best.iter().for_each(|best| best.store(0, Ordering::Relaxed));
         }
         let runs = self.runs.load(Ordering::Relaxed);
-        if runs < 2 * TRIES {
+        let [through, past] = [0, 1].map(|way| self.best[way as usize].load(Ordering::Relaxed));
+        if runs < LEARNING {
             self.runs.store(runs + 1, Ordering::Relaxed);
             let first = VERDICTS[class as usize].load(Ordering::Relaxed) == 1;
-            let streams = first != (runs % 2 == 1);
+            let streams = if runs < 2 { first != (runs == 1) } else { (past < through) != runs.is_multiple_of(OTHER) };
             return Trial { of: self, class, bytes, start: Some(Instant::now()), streams };
         }
-        let [through, past] = [0, 1].map(|way| self.best[way as usize].load(Ordering::Relaxed));
         Trial { of: self, class, bytes, start: None, streams: past < through }
     }
 }
@@ -139,7 +141,7 @@ mod tests {
         let bytes = from() << 4;
         for quicker in [false, true] {
             let streaming = Streaming::default();
-            for _ in 0..2 * TRIES {
+            for _ in 0..LEARNING {
                 let mut trial = streaming.begin(bytes, 0, false).unwrap();
                 let ago = if trial.streams == quicker { 1 } else { 2 };
                 trial.start = Some(Instant::now() - std::time::Duration::from_secs(ago));
