@@ -31,6 +31,7 @@ mod trig;
 
 pub use divide::{floor_divide, remainder};
 pub use erf::{erf, erfc, gelu};
+pub(crate) use exp::scale;
 pub use exp::{cosh, exp, exp2, expm1, sigmoid, sinh, tanh};
 pub use log::{arccosh, arcsinh, arctanh, log, log1p, log2, log10, softplus};
 pub use parts::{

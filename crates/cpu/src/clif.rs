@@ -33,7 +33,7 @@ use crate::Error;
 use cranelift_codegen::ir::{self, AbiParam, Block, InstBuilder, MemFlagsData, SigRef, Signature, Type, types};
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use numfuse_core::kernel::rare::rare;
+use numfuse_core::kernel::rare::{Rare, rare};
 use numfuse_core::kernel::{Access, Inst, Kernel, Level, Nest, Prim, Stage, StageKind, Value};
 use rustc_hash::FxHashSet;
 use std::mem::offset_of;
@@ -139,6 +139,8 @@ pub(crate) struct Analysis {
     pub scratch_bytes: usize,
     /// True if inner elements are independent, row stages may be repeated, and so the inner loop may be cut anywhere.
     pub splittable: bool,
+    /// The rare work of each stage.
+    pub rare: Vec<Vec<Rare>>,
 }
 
 impl Analysis {
@@ -173,6 +175,7 @@ impl Analysis {
         let row_output =
             kernel.operands.iter().any(|o| o.level == Level::Row && o.role == numfuse_core::kernel::Role::Out);
         Analysis {
+            rare: (0..kernel.stages.len()).map(|stage| rare(kernel, stage)).collect(),
             frame_slots,
             frame: frame as usize,
             components,
@@ -196,7 +199,7 @@ pub(crate) fn operands_of(inst: &Inst) -> &[Value] {
 }
 
 /// Lanes of the vector body of a loop stage; 1 means that it has none.
-pub(crate) fn lanes_for(kernel: &Kernel, stage: usize, target: &Target) -> usize {
+pub(crate) fn lanes_for(kernel: &Kernel, analysis: &Analysis, stage: usize, target: &Target) -> usize {
     if !target.vectorize {
         return 1;
     }
@@ -204,7 +207,7 @@ pub(crate) fn lanes_for(kernel: &Kernel, stage: usize, target: &Target) -> usize
     let mut ops = 0;
     let mut scalarised = 0;
     let range = &kernel.stages[stage];
-    let rare: FxHashSet<Value> = rare(kernel, stage).into_iter().flat_map(|rare| rare.needed).collect();
+    let rare: FxHashSet<Value> = analysis.rare[stage].iter().flat_map(|rare| &rare.needed).copied().collect();
     for v in range.values().filter(|v| !rare.contains(v)) {
         widest = widest.max(kernel.dtype(v).size());
         if let Inst::Prim(prim, args) = kernel.inst(v) {

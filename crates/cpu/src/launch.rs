@@ -31,7 +31,6 @@ use crate::jit::CodeBlock;
 use crate::wide::{SideBySide, side_by_side};
 use crate::{Error, Tier};
 use environment::FloatEnvironment;
-use numfuse_core::kernel::rare::rare;
 use numfuse_core::kernel::reduce;
 use numfuse_core::kernel::{Inst, Kernel, Level, Nest, Operand, Prim, Reduction, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
@@ -240,7 +239,7 @@ impl Compiled {
                 StageInfo { kind: stage.kind, operands }
             })
             .collect();
-        let cost = estimate(kernel, tier);
+        let cost = estimate(kernel, &analysis, tier);
         let output = kernel.operands.iter().position(|operand| operand.role == Role::Out);
         let side_by_side = tier.code_isa().and_then(|isa| side_by_side(kernel, &analysis, isa));
         Compiled {
@@ -460,7 +459,7 @@ fn misfit(what: &str) -> Error {
 
 /// Nanoseconds for an inner element, about: vectors as wide as the tier's, and operands that are in the second-level cache. Those
 /// from main memory take longer, but then there is enough work to share out anyway. Rare work is not counted.
-fn estimate(kernel: &Kernel, tier: Tier) -> f64 {
+fn estimate(kernel: &Kernel, analysis: &Analysis, tier: Tier) -> f64 {
     let narrow = match tier {
         Tier::Avx512 => 0.25,
         Tier::Avx2 => 0.5,
@@ -482,8 +481,7 @@ fn estimate(kernel: &Kernel, tier: Tier) -> f64 {
     let mut cost = 0.05 + 0.1 * kernel.reductions.len() as f64;
     for (stage, _) in kernel.stages.iter().enumerate().filter(|(_, stage)| stage.kind == StageKind::Loop) {
         cost += kernel.stages[stage].values().map(of_value).sum::<f64>();
-        let rare = rare(kernel, stage);
-        cost -= rare.iter().flat_map(|part| &part.needed).copied().map(of_value).sum::<f64>();
+        cost -= analysis.rare[stage].iter().flat_map(|part| &part.needed).copied().map(of_value).sum::<f64>();
     }
     cost
 }

@@ -1,8 +1,9 @@
 //! Primitives in terms of others, for machines that have no instruction for them.
 
-use super::{Body, Builder, Prim};
+use super::{Body, Builder, Prim, Value};
 use crate::dtype::DType;
 use crate::math;
+use smallvec::SmallVec;
 use std::sync::OnceLock;
 
 /// What computes a primitive of a float dtype; none for those that every machine has an instruction for, or a sequence of its own.
@@ -11,51 +12,20 @@ use std::sync::OnceLock;
 /// [rare](super::rare): as one instruction each they cost a kernel little.
 pub fn body(prim: Prim, dtype: DType) -> Option<&'static Body> {
     static BODIES: [[OnceLock<Body>; 2]; 4] = [const { [const { OnceLock::new() }; 2] }; 4];
-    let unary = |function: fn(&mut Builder, super::Value) -> super::Value| {
-        let mut b = Builder::body();
-        let x = b.arg(0, dtype);
-        let y = function(&mut b, x);
-        b.finish_body(&[y])
-    };
-    let n = match prim {
-        Prim::Scale => 0,
-        Prim::LargeSin => 1,
-        Prim::LargeCos => 2,
-        Prim::LargeTan => 3,
+    type Function = fn(&mut Builder, &[Value]) -> Value;
+    let (n, function): (usize, Function) = match prim {
+        Prim::Scale => (0, math::scale),
+        Prim::LargeSin => (1, math::large_sin),
+        Prim::LargeCos => (2, math::large_cos),
+        Prim::LargeTan => (3, math::large_tan),
         _ => return None,
     };
-    Some(BODIES[n][usize::from(dtype == DType::F64)].get_or_init(|| match prim {
-        Prim::LargeSin => unary(math::large_sin),
-        Prim::LargeCos => unary(math::large_cos),
-        Prim::LargeTan => unary(math::large_tan),
-        _ => scale(dtype),
+    Some(BODIES[n][usize::from(dtype == DType::F64)].get_or_init(|| {
+        let mut b = Builder::body();
+        let args: SmallVec<[Value; 2]> = (0..prim.arity() as u32).map(|n| b.arg(n, dtype)).collect();
+        let result = function(&mut b, &args);
+        b.finish_body(&[result])
     }))
-}
-
-/// [`Prim::Scale`] as two products by powers of two, made in the exponent field. The first one is exact, unless the second one
-/// is zero or infinite in any case.
-fn scale(dtype: DType) -> Body {
-    let (word, digits, bias, rounder, field) = match dtype {
-        DType::F64 => (DType::U64, 52, 1023.0, 6_755_399_441_055_744.0, 0x7ff0_0000_0000_0000),
-        _ => (DType::U32, 23, 127.0, 12_582_912.0, 0x7f80_0000),
-    };
-    let mut b = Builder::body();
-    let (x, k) = (b.arg(0, dtype), b.arg(1, dtype));
-    // 1.5 * 2^52, or 2^23, leaves an integer in the low bits: here that of k with the biases of both powers.
-    let rounder = b.float(dtype, rounder + 2.0 * bias);
-    let biased = b.add(k, rounder);
-    let bits = b.bitcast(biased, word);
-    // Half of it, rounded down, and the rest. Bits above the field drop out.
-    let (less, all, field) = (b.bits(word, digits - 1), b.bits(word, digits), b.bits(word, field));
-    let half = b.shl(bits, less);
-    let half = b.and(half, field);
-    let rest = b.shl(bits, all);
-    let rest = b.sub(rest, half);
-    let product = [half, rest].into_iter().fold(x, |product, bits| {
-        let power = b.bitcast(bits, dtype);
-        b.mul(product, power)
-    });
-    b.finish_body(&[product])
 }
 
 #[cfg(test)]

@@ -47,6 +47,15 @@ pub(super) fn scales(shifted: Real<'_>) -> [Real<'_>; 2] {
     [half, bits.shl(digits) - half].map(|field| field.real())
 }
 
+/// What computes [`Prim::Scale`](crate::kernel::Prim::Scale). The first product is exact, unless the second one is zero or infinite in
+/// any case.
+pub(crate) fn scale(b: &mut Builder, args: &[Value]) -> Value {
+    in_dtype(b, args, |[x, k]| {
+        let [s, t] = scales(k + (rounder(x) + 2.0 * bias(x)));
+        x * s * t
+    })
+}
+
 /// `x` less a multiple of `ln 2`.
 pub(super) struct Reduced<'s> {
     /// An integer `k` and a bias in its low bits.

@@ -139,13 +139,13 @@ fn sine(x: Real<'_>, turn: u64) -> Real<'_> {
 }
 
 /// What computes [`Prim::LargeSin`].
-pub(crate) fn large_sin(b: &mut Builder, x: Value) -> Value {
-    in_dtype(b, &[x], |[x]| large_sine(x, 0))
+pub(crate) fn large_sin(b: &mut Builder, args: &[Value]) -> Value {
+    in_dtype(b, args, |[x]| large_sine(x, 0))
 }
 
 /// What computes [`Prim::LargeCos`].
-pub(crate) fn large_cos(b: &mut Builder, x: Value) -> Value {
-    in_dtype(b, &[x], |[x]| large_sine(x, 1))
+pub(crate) fn large_cos(b: &mut Builder, args: &[Value]) -> Value {
+    in_dtype(b, args, |[x]| large_sine(x, 1))
 }
 
 /// As [`sine`], from [`HUGE`] on, or from [`LARGE_SINGLE`] in `f32`.
@@ -169,8 +169,8 @@ pub fn tan(b: &mut Builder, args: &[Value]) -> Value {
 }
 
 /// What computes [`Prim::LargeTan`].
-pub(crate) fn large_tan(b: &mut Builder, x: Value) -> Value {
-    in_dtype(b, &[x], |[x]| tangent(x, payne_hanek::reduce))
+pub(crate) fn large_tan(b: &mut Builder, args: &[Value]) -> Value {
+    in_dtype(b, args, |[x]| tangent(x, payne_hanek::reduce))
 }
 
 /// The tangent of an angle that a function reduces.

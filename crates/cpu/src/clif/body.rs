@@ -5,7 +5,7 @@ use super::vector::{Lanes, Vector, part_count, vector_type};
 use super::{Analysis, Gen, field, operands_of};
 use cranelift_codegen::ir::{self, InstBuilder, MemFlagsData, types};
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::rare::{Rare, rare};
+use numfuse_core::kernel::rare::Rare;
 use numfuse_core::kernel::{Access, Body, Inst, Kernel, Prim, Value};
 use numfuse_core::literal::Literal;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -128,7 +128,7 @@ impl<'k> Loop<'k> {
                 _ => {}
             }
         }
-        for mut rare in rare(kernel, stage) {
+        for mut rare in analysis.rare[stage].iter().cloned() {
             if rare.selects.iter().any(|s| it.uniforms.contains_key(s)) || it.uniforms.contains_key(&rare.condition) {
                 continue;
             }

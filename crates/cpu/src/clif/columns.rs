@@ -60,7 +60,7 @@ fn fold_rows(
     begin: ir::Value,
     end: ir::Value,
 ) {
-    let lanes = lanes_for(kernel, 1, &g.target);
+    let lanes = lanes_for(kernel, analysis, 1, &g.target);
     let states = field!(g, states);
     let before = field!(g, count);
     let bases = components(g, analysis, states);
@@ -205,7 +205,7 @@ fn last_stage(
                 g.b.ins().isub(bases[fold.component + fold.reduction.reducer.result()], before)
             })
             .collect();
-        let lanes = lanes_for(kernel, 2, &g.target);
+        let lanes = lanes_for(kernel, analysis, 2, &g.target);
         plain_loop(g, &mut body, lanes, begin, end, |_, _, _| {}, |_, _, _| {});
     });
 }

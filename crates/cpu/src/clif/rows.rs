@@ -57,7 +57,7 @@ fn loop_stage(
     end: ir::Value,
 ) {
     let mut body = Loop::new(g, kernel, analysis, stage, row, &RowValues::default());
-    let lanes = lanes_for(kernel, stage, &g.target);
+    let lanes = lanes_for(kernel, analysis, stage, &g.target);
     if kernel.reductions_of(stage).next().is_some() {
         return fold::leaves(g, kernel, analysis, &mut body, lanes, (begin, end));
     }

@@ -6,7 +6,7 @@ use super::program::{Args, Base, Node, NodeId, Place, PlaceId, Program, RarePart
 use super::{Gen, across, asm::Isa, call_offset, fold};
 use crate::clif::{OperandAt, operands_of, stage_is_empty};
 use numfuse_core::dtype::DType;
-use numfuse_core::kernel::rare::{Rare, rare};
+use numfuse_core::kernel::rare::Rare;
 use numfuse_core::kernel::{Access, Inst, Level, Nest, Prim, Role, StageKind, Value};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -451,7 +451,7 @@ impl StageProgram {
     pub fn add_insts(&mut self, g: &mut Gen<'_>) {
         let kernel = g.kernel;
         let looks = !self.program.straight || self.across.is_some();
-        let parts = if looks { rare(kernel, self.stage) } else { Vec::new() };
+        let parts = if looks { g.analysis.rare[self.stage].as_slice() } else { &[] };
         if parts.is_empty() {
             return kernel.stages[self.stage].values().for_each(|v| self.add_inst(g, v));
         }

@@ -414,11 +414,16 @@ impl Generator<'_> {
             Prim::Lt | Prim::Le => (number, number),
             Prim::Abs if dtype.is_float() || dtype.is_signed() => (dtype, dtype),
             Prim::Abs => (DType::I16, DType::I16),
-            Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::RoundEven => {
-                let d = float(self, x);
-                (d, d)
-            }
-            Prim::Scale | Prim::LargeSin | Prim::LargeCos | Prim::LargeTan => {
+            Prim::Fma
+            | Prim::Sqrt
+            | Prim::Floor
+            | Prim::Ceil
+            | Prim::Trunc
+            | Prim::RoundEven
+            | Prim::Scale
+            | Prim::LargeSin
+            | Prim::LargeCos
+            | Prim::LargeTan => {
                 let d = float(self, x);
                 (d, d)
             }

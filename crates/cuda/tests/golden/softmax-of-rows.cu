@@ -9,14 +9,14 @@ static __device__ __forceinline__ f32 scale_f32(f32 x0, f32 x1) {
     const f32 v1 = x1;
     const f32 v3 = v1 + 12583166.0f;
     const u32 v4 = (u32)__float_as_int(v3);
-    const u32 v8 = (u32)(u32)22u < 32 ? (u32)((u32)v4 << (u32)(u32)22u) : (u32)0;
-    const u32 v9 = (u32)(v8 & (u32)2139095040u);
+    const u32 v6 = (u32)(u32)22u < 32 ? (u32)((u32)v4 << (u32)(u32)22u) : (u32)0;
+    const u32 v8 = (u32)(v6 & (u32)2139095040u);
     const u32 v10 = (u32)(u32)23u < 32 ? (u32)((u32)v4 << (u32)(u32)23u) : (u32)0;
-    const u32 v11 = (u32)((u32)v10 - (u32)v9);
-    const f32 v12 = __int_as_float((i32)v9);
-    const f32 v13 = v0 * v12;
-    const f32 v14 = __int_as_float((i32)v11);
-    const f32 v15 = v13 * v14;
+    const u32 v11 = (u32)((u32)v10 - (u32)v8);
+    const f32 v12 = __int_as_float((i32)v8);
+    const f32 v13 = __int_as_float((i32)v11);
+    const f32 v14 = v0 * v12;
+    const f32 v15 = v14 * v13;
     return v15;
 }
 struct Args {
