@@ -27,6 +27,7 @@ mod memory;
 mod prim;
 mod program;
 mod quotient;
+mod root;
 mod rows;
 #[cfg(test)]
 mod tests;

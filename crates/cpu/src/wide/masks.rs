@@ -48,6 +48,11 @@ impl Gen<'_> {
         self.a.vex(op_w(0, 1, 0x98, true), Len::L128, a, 0, Rm::Reg(b), 0);
     }
 
+    /// Sets the carry flag if one mask has every bit that another one has.
+    pub fn test_mask_has(&mut self, mask: u8, bits: u8) {
+        self.a.vex(op_w(0, 1, 0x99, true), Len::L128, mask, 0, Rm::Reg(bits), 0);
+    }
+
     pub fn mask_shift_right(&mut self, to: u8, from: u8, by: u8) {
         self.a.vex_imm(op_w(1, 3, 0x31, true), to, from, by);
     }

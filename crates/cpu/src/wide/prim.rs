@@ -36,6 +36,7 @@ pub(super) fn emit(body: &mut Body<'_, '_, '_>, copy: usize, node: NodeId) {
         What::Prim(prim) => body.prim(copy, node, prim),
         What::Const(_) | What::Rare => {}
         What::Quotient => body.quotient(copy, node),
+        What::Root(number) => body.root(copy, node, number),
         What::Fused { minus_product, minus_addend } => body.fma(copy, node, minus_product, minus_addend),
         What::Logic(table) => body.logic(copy, node, table),
         What::Carried(n) => body.enter_carried(copy, node, n as usize),
@@ -157,7 +158,7 @@ impl Body<'_, '_, '_> {
         self.emit(op, len, to, first, last, None);
     }
 
-    fn unary(&mut self, copy: usize, node: NodeId, op: Op, imm: Option<u8>) {
+    pub(super) fn unary(&mut self, copy: usize, node: NodeId, op: Op, imm: Option<u8>) {
         let dtype = self.dtype(node);
         let x = self.operand(copy, self.arg(node, 0), dtype.size());
         let to = self.define(copy, node);
@@ -516,7 +517,7 @@ impl Body<'_, '_, '_> {
     }
 }
 
-const fn integer_sub(size: usize) -> Op {
+pub(super) const fn integer_sub(size: usize) -> Op {
     let opcode = match size {
         1 => 0xf8,
         2 => 0xf9,

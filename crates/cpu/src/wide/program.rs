@@ -62,6 +62,8 @@ pub(super) enum What {
     /// A quotient, see [`Program::divide`]: of the dividend and the divisor, the reciprocal, what is left of it, and the largest
     /// dividend.
     Quotient,
+    /// The n-th square root, see [`Program::balance_roots`].
+    Root(u32),
 }
 
 /// An offset from the stack pointer.
@@ -187,6 +189,8 @@ pub(super) struct Program {
     pub lanes: usize,
     /// An upper bound of `lanes`; 0 for none.
     pub most_lanes: usize,
+    /// How many of [`super::root::PARTS`] of the [`What::Root`]s take the divider.
+    pub parts_of_divider: u32,
     /// For each node where its uses begin in `uses`; one more at the end.
     use_starts: Vec<u32>,
     /// The nodes that use each node, in order.
@@ -281,6 +285,7 @@ impl Program {
 
     /// Settles uses, and lanes unless they are settled. Nothing may be added afterwards.
     pub fn finish(&mut self, isa: Isa) {
+        self.balance_roots(isa);
         if self.lanes == 0 {
             self.lanes = isa.bytes() / self.widest();
             if self.most_lanes > 0 {
@@ -359,13 +364,11 @@ impl Program {
         self.nodes.iter().filter(|node| node.class != Class::Uniform).count()
     }
 
-    /// True if divisions and square roots are what its time goes by: the unit that computes them takes twice as long for
-    /// vectors twice as long, which get in each other's way besides.
+    /// True if divisions are what its time goes by: the unit that computes them takes twice as long for vectors twice as
+    /// long, which get in each other's way besides.
     pub fn waits_for_divider(&self) -> bool {
         let varying = self.nodes.iter().filter(|node| node.class != Class::Uniform);
-        let is_slow = |node: &&Node| {
-            matches!(node.what, What::Prim(Prim::Div | Prim::Sqrt)) && matches!(node.dtype, DType::F32 | DType::F64)
-        };
+        let is_slow = |node: &&Node| node.what == What::Prim(Prim::Div) && node.dtype.is_float();
         8 * varying.filter(is_slow).count() >= self.varying().max(1)
     }
 

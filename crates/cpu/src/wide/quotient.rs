@@ -58,18 +58,14 @@ impl Program {
         let is_enough = self.push(What::Prim(Prim::Le), DType::Bool, &[least, magnitude]);
         let is_little = self.push(What::Prim(Prim::Le), DType::Bool, &[magnitude, most]);
         let is_in_range = self.push(What::Prim(Prim::And), DType::Bool, &[is_enough, is_little]);
-        let (largest, none) = (self.power(dtype, range.dividend), self.constant(literal(dtype, -1.0)));
+        let (largest, none) = (self.power(dtype, range.dividend), self.constant(Literal::from_f64(dtype, -1.0)));
         let largest = self.push(What::Prim(Prim::Select), dtype, &[is_in_range, largest, none]);
         self.push(What::Quotient, dtype, &[x, divisor, reciprocal, rest, largest])
     }
 
     fn power(&mut self, dtype: DType, exponent: i32) -> NodeId {
-        self.constant(literal(dtype, 2f64.powi(exponent)))
+        self.constant(Literal::from_f64(dtype, 2f64.powi(exponent)))
     }
-}
-
-fn literal(dtype: DType, x: f64) -> Literal {
-    if dtype == DType::F64 { Literal::f64(x) } else { Literal::f32(x as f32) }
 }
 
 impl Body<'_, '_, '_> {
@@ -102,7 +98,7 @@ impl Body<'_, '_, '_> {
         // What is neither zero nor of the range is divided.
         let bits = self.bits_operand(sign - 1, size);
         self.emit(bitwise(0xdb, size), len, near, x, bits, None);
-        let least = self.bits_operand(literal(dtype, 2f64.powi(-range(dtype).dividend)).bits(), size);
+        let least = self.bits_operand(Literal::from_f64(dtype, 2f64.powi(-range(dtype).dividend)).bits(), size);
         let (small, large) = (self.mask_temp(), self.mask_temp());
         self.emit(float(0xc2, dtype), len, small, near, least, Some(NOT_GREATER_EQUAL));
         self.emit_masked(test(size), len, small, near, register(near), None, small, false);
