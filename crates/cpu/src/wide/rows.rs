@@ -105,7 +105,8 @@ fn loop_stage(g: &mut Gen<'_>, stage: usize) {
 /// How many copies of a body overlap well and fit the registers; a power of two, with no more than `most` lanes.
 pub(super) fn copies_for(program: &Program, isa: Isa, most: usize) -> usize {
     let live = program.max_live(isa).max(1);
-    let nodes = program.varying().max(1);
+    // Steps to a square root wait for each other, one after the other: there have to be others in between.
+    let nodes = if program.has_roots() { program.varying() / 4 } else { program.varying() }.max(1);
     let registers = usize::from(isa.registers()) - 4;
     let mut copies = 1;
     for most_nodes in COPIED_NODES {
