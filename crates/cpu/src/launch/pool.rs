@@ -21,15 +21,18 @@ use super::fork::forks;
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// How long a helper lingers: some times as long as it takes to wake it.
 const LINGER: Duration = Duration::from_micros(50);
 
-/// So many small jobs in a row, each within [`LINGER`] of the one before it, wake a helper for the next one.
+/// So many small jobs in a row, each begun so soon after the one before it, wake a helper for the next one. Small ones are
+/// those that should take less than it takes to wake a thread; one that waits for memory takes some times as long, which must
+/// not make it look like a job after a pause.
 const CLOSE_JOBS: u64 = 3;
+const CLOSE: Duration = LINGER.saturating_mul(3);
 
 /// How often a caller looks whether helpers have finished before it sleeps.
 const LOOKS: usize = 2000;
@@ -119,6 +122,10 @@ struct Helper {
     desk: AtomicPtr<()>,
     /// The core of whoever woke it last without offering it a job; [`NO_CORE`] if that is not known.
     woken_from: AtomicUsize,
+    /// The system's number of the thread, zero until it runs; and the core that it is kept off until it has been woken, or
+    /// [`NO_CORE`].
+    id: AtomicI32,
+    kept_off: AtomicUsize,
     is_made: AtomicBool,
     thread: OnceLock<Thread>,
 }
@@ -137,6 +144,8 @@ impl Helper {
         Helper {
             desk: AtomicPtr::new(ASLEEP),
             woken_from: AtomicUsize::new(NO_CORE),
+            id: AtomicI32::new(0),
+            kept_off: AtomicUsize::new(NO_CORE),
             is_made: AtomicBool::new(false),
             thread: OnceLock::new(),
         }
@@ -154,12 +163,31 @@ impl Helper {
         self.thread.get()
     }
 
+    /// Wakes the thread, on another core than this one if it may be elsewhere: here it would have to wait until this thread
+    /// pauses, which is in milliseconds.
+    fn wake(&self, thread: &Thread) {
+        let id = self.id.load(Ordering::Acquire);
+        if id != 0
+            && let Some(core) = core()
+            && let Some(others) = Cores::of(id).and_then(|all| all.without(core))
+            && others.allow(id)
+        {
+            self.kept_off.store(core, Ordering::Release);
+        }
+        thread.unpark();
+    }
+
     /// What the thread does: it begins with this share of each job.
     fn serve(&self, share: usize, linger: Duration) {
         let change = |from, to| self.desk.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        self.id.store(thread_id(), Ordering::Release);
         loop {
             if self.desk.load(Ordering::Acquire) == ASLEEP {
                 std::thread::park();
+                let core = self.kept_off.swap(NO_CORE, Ordering::AcqRel);
+                if let Some(all) = Cores::of(0).and_then(|cores| cores.with(core)) {
+                    all.allow(0);
+                }
                 // Perhaps for nothing but to be there for the next job: then it would linger in the way of whoever woke it.
                 if change(ASLEEP, AWAKE) {
                     leave(Some(self.woken_from.swap(NO_CORE, Ordering::Relaxed)));
@@ -215,28 +243,91 @@ fn core() -> Option<usize> {
     None
 }
 
+/// The system's number of this thread; zero if it has none.
+fn thread_id() -> i32 {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: asks for a number, and touches no memory of ours.
+    return unsafe { libc::gettid() };
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    0
+}
+
+/// The cores that a thread may run on.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+struct Cores(libc::cpu_set_t);
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+struct Cores;
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+impl Cores {
+    const SIZE: usize = size_of::<libc::cpu_set_t>();
+
+    /// Those of a thread. Zero stands for this one.
+    fn of(thread: i32) -> Option<Cores> {
+        // SAFETY: a set of cores is plain data, of which all zeros is one; the call writes `SIZE` bytes of it.
+        unsafe {
+            let mut cores = Cores(std::mem::zeroed());
+            (libc::sched_getaffinity(thread, Cores::SIZE, &mut cores.0) == 0).then_some(cores)
+        }
+    }
+
+    /// These without one of them; none if it is not among them, or the only one.
+    fn without(&self, core: usize) -> Option<Cores> {
+        let mut others = Cores(self.0);
+        // SAFETY: the set has room for that core, which is checked first.
+        unsafe {
+            if core >= 8 * Cores::SIZE || !libc::CPU_ISSET(core, &others.0) {
+                return None;
+            }
+            libc::CPU_CLR(core, &mut others.0);
+            (libc::CPU_COUNT(&others.0) > 0).then_some(others)
+        }
+    }
+
+    /// These and one more, if there is such a core.
+    fn with(&self, core: usize) -> Option<Cores> {
+        let mut all = Cores(self.0);
+        // SAFETY: the set has room for that core, as checked.
+        (core < 8 * Cores::SIZE).then(|| unsafe { libc::CPU_SET(core, &mut all.0) })?;
+        Some(all)
+    }
+
+    /// Allows a thread to run on these, and on no others.
+    fn allow(&self, thread: i32) -> bool {
+        // SAFETY: the call reads `SIZE` bytes of the set.
+        unsafe { libc::sched_setaffinity(thread, Cores::SIZE, &self.0) == 0 }
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+impl Cores {
+    fn of(_thread: i32) -> Option<Cores> {
+        None
+    }
+
+    fn without(&self, _core: usize) -> Option<Cores> {
+        None
+    }
+
+    fn with(&self, _core: usize) -> Option<Cores> {
+        None
+    }
+
+    fn allow(&self, _thread: i32) -> bool {
+        false
+    }
+}
+
 /// Has this thread go on on another core than this one, if it is there and may be elsewhere. Systems like to wake a helper on
 /// the core of whoever wakes it, and leave it there for milliseconds; the two would work one after the other.
 fn leave(taken: Option<usize>) {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    if let Some(taken) = taken.filter(|taken| core() == Some(*taken)) {
-        const SIZE: usize = size_of::<libc::cpu_set_t>();
-        // SAFETY: a set of cores is plain data, of which all zeros is one; the calls read and write `SIZE` bytes of it, and
-        // `taken` is the number of a core that the set has room for, as checked.
-        unsafe {
-            let mut all: libc::cpu_set_t = std::mem::zeroed();
-            if taken >= 8 * SIZE || libc::sched_getaffinity(0, SIZE, &mut all) != 0 {
-                return;
-            }
-            let mut others = all;
-            libc::CPU_CLR(taken, &mut others);
-            if libc::CPU_COUNT(&others) > 0 && libc::sched_setaffinity(0, SIZE, &others) == 0 {
-                libc::sched_setaffinity(0, SIZE, &all);
-            }
-        }
+    if let Some(taken) = taken.filter(|taken| core() == Some(*taken))
+        && let Some(all) = Cores::of(0)
+        && let Some(others) = all.without(taken)
+        && others.allow(0)
+    {
+        all.allow(0);
     }
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-    let _ = taken;
 }
 
 /// A job with the helpers to which it is offered. Dropped, it withdraws the offers and waits for whoever has begun.
@@ -267,7 +358,7 @@ impl Offered<'_> {
                     continue;
                 }
                 if state == ASLEEP {
-                    thread.unpark();
+                    helper.wake(thread);
                     self.wakes -= 1;
                 }
                 self.to.push((helper, state));
@@ -338,7 +429,7 @@ pub(super) fn is_anyone_awake() -> bool {
     }
     let now = pool.since.elapsed().as_nanos() as u64;
     let before = pool.last.swap(now, Ordering::Relaxed);
-    if now.saturating_sub(before) > LINGER.as_nanos() as u64 {
+    if now.saturating_sub(before) > CLOSE.as_nanos() as u64 {
         pool.close_jobs.store(0, Ordering::Relaxed);
         return false;
     }
@@ -348,7 +439,7 @@ pub(super) fn is_anyone_awake() -> bool {
     {
         pool.close_jobs.store(0, Ordering::Relaxed);
         first.woken_from.store(core().unwrap_or(NO_CORE), Ordering::Relaxed);
-        thread.unpark();
+        first.wake(thread);
     }
     false
 }
