@@ -180,33 +180,6 @@ mod ten_million_elements {
     }
 }
 
-/// What waits for arithmetic rather than for memory: as many times quicker on all threads as there are.
-mod a_million_elements {
-    use super::*;
-
-    const N: usize = 1_000_000;
-    const TEXTS: [&str; 3] = ["sin(a)", "exp(-a*a)*sin(b) + 1", "((((((a*b + 1)*a + b)*a + 1)*b + 2)*a + 3)*b + 4)*a"];
-
-    fn run(bencher: Bencher<'_, '_>, threads: usize, text: &str) {
-        let engine = Engine::builder().threads(threads).build().unwrap();
-        let a: Vec<f64> = (0..N).map(|i| 0.1 + (i % 1000) as f64 * 0.004).collect();
-        let b: Vec<f64> = (0..N).map(|i| 0.2 + (i % 777) as f64 * 0.003).collect();
-        let kernel = engine.prepare(text, &vars! { a, b }).unwrap();
-        let mut out = Array::zeros(DType::F64, &[N]).unwrap();
-        bencher.bench_local(|| kernel.run_into(&vars! { a, b }, &mut out).unwrap());
-    }
-
-    #[divan::bench(args = TEXTS)]
-    fn on_one_thread(bencher: Bencher<'_, '_>, text: &str) {
-        run(bencher, 1, text);
-    }
-
-    #[divan::bench(args = TEXTS)]
-    fn on_all_threads(bencher: Bencher<'_, '_>, text: &str) {
-        run(bencher, 0, text);
-    }
-}
-
 /// Two results of the rows of one array of 64 MB, one of everything and one of each row.
 mod eight_million_elements {
     use super::*;

@@ -7,7 +7,8 @@
 //!
 //! To wake a thread takes longer than a small job does. So a helper lingers: after its last job it looks for another one
 //! for some microseconds before it sleeps. Small jobs are offered to those that linger, large ones wake those that sleep;
-//! and small ones that follow each other closely wake one for those to come ([`is_anyone_awake`]).
+//! and small ones that follow each other closely wake one for those to come ([`is_anyone_awake`]). Who is woken is kept off the
+//! core of who wakes it until it runs: systems like to put it there, where it would wait for milliseconds.
 //!
 //! A pool belongs to the process that made it: a forked child has none of its threads, so it forgets the pool and makes
 //! another. A thread that cannot be made leaves its share to the others.
