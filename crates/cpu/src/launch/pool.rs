@@ -21,8 +21,8 @@ use super::Team;
 use super::fork::forks;
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -123,10 +123,11 @@ struct Helper {
     desk: AtomicPtr<()>,
     /// The core of whoever woke it last without offering it a job; [`NO_CORE`] if that is not known.
     woken_from: AtomicUsize,
-    /// The system's number of the thread, zero until it runs; and the core that it is kept off until it has been woken, or
-    /// [`NO_CORE`].
+    /// The system's number of the thread, zero until it runs.
     id: AtomicI32,
-    kept_off: AtomicUsize,
+    /// The core that it is kept off until it has been woken. Locked while that changes where the thread may run, so that nobody
+    /// takes a second core from it before it has the first one back.
+    kept_off: Mutex<Option<usize>>,
     is_made: AtomicBool,
     thread: OnceLock<Thread>,
 }
@@ -146,7 +147,7 @@ impl Helper {
             desk: AtomicPtr::new(ASLEEP),
             woken_from: AtomicUsize::new(NO_CORE),
             id: AtomicI32::new(0),
-            kept_off: AtomicUsize::new(NO_CORE),
+            kept_off: Mutex::new(None),
             is_made: AtomicBool::new(false),
             thread: OnceLock::new(),
         }
@@ -170,10 +171,12 @@ impl Helper {
         let id = self.id.load(Ordering::Acquire);
         if id != 0
             && let Some(core) = core()
+            && let Ok(mut kept_off) = self.kept_off.try_lock()
+            && kept_off.is_none()
             && let Some(others) = Cores::of(id).and_then(|all| all.without(core))
             && others.allow(id)
         {
-            self.kept_off.store(core, Ordering::Release);
+            *kept_off = Some(core);
         }
         thread.unpark();
     }
@@ -185,8 +188,10 @@ impl Helper {
         loop {
             if self.desk.load(Ordering::Acquire) == ASLEEP {
                 std::thread::park();
-                let core = self.kept_off.swap(NO_CORE, Ordering::AcqRel);
-                if let Some(all) = Cores::of(0).and_then(|cores| cores.with(core)) {
+                if let Ok(mut kept_off) = self.kept_off.lock()
+                    && let Some(core) = kept_off.take()
+                    && let Some(all) = Cores::of(0).and_then(|cores| cores.with(core))
+                {
                     all.allow(0);
                 }
                 // Perhaps for nothing but to be there for the next job: then it would linger in the way of whoever woke it.
@@ -505,7 +510,6 @@ fn new_pool(process: u64, known: *mut Pool) -> Option<&'static Pool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
     use std::sync::atomic::AtomicU32;
 
     fn team(threads: usize) -> Team {
@@ -569,6 +573,34 @@ mod tests {
                 });
             }
         });
+    }
+
+    /// Callers on several cores keep helpers off theirs only until these have been woken.
+    #[test]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn helpers_may_run_wherever_they_might_before() {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        for_each_chunk(8, team(3), &|_| {});
+                        std::thread::sleep(2 * LINGER);
+                    }
+                });
+            }
+        });
+        let here = Cores::of(0).unwrap();
+        let may_run_here = |helper: &Helper| {
+            let id = helper.id.load(Ordering::Acquire);
+            // SAFETY: the calls read both sets.
+            id == 0 || Cores::of(id).is_some_and(|cores| unsafe { libc::CPU_EQUAL(&cores.0, &here.0) })
+        };
+        // Others use the pool at the same time.
+        let end = Instant::now() + Duration::from_secs(20);
+        while !pool().unwrap().helpers.iter().all(may_run_here) {
+            assert!(Instant::now() < end, "a helper has lost a core");
+            std::thread::sleep(LINGER);
+        }
     }
 
     #[test]
