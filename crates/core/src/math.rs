@@ -50,14 +50,19 @@ use crate::kernel::{Builder, Value};
 pub fn minimum(b: &mut Builder, args: &[Value]) -> Value {
     let (x, y) = (args[0], args[1]);
     let dtype = b.dtype(x);
-    let least = b.min(x, y);
     if !dtype.is_float() {
-        return least;
+        return b.min(x, y);
     }
-    let swapped = b.min(y, x);
-    let (p, q) = (b.bitcast(least, dtype.bits_dtype()), b.bitcast(swapped, dtype.bits_dtype()));
-    let bits = b.or(p, q);
-    b.bitcast(bits, dtype)
+    if let Some((fixed, x)) = fixed_first(b, x, y) {
+        // The second operand is right, unless the first is NaN, or -0.0 and the second is 0.0: the bits of the first
+        // mend that, and do nothing to negative numbers and NaN.
+        let sign = b.float(dtype, -0.0);
+        let mends = mending(b, fixed, sign, 0.0);
+        let least = b.min(fixed, x);
+        return bitwise_or(b, least, mends);
+    }
+    let (least, swapped) = (b.min(x, y), b.min(y, x));
+    bitwise_or(b, least, swapped)
 }
 
 /// The greater of two, NaN if either is NaN, `-0.0 < 0.0` (IEEE 754-2019 `maximum`).
@@ -67,7 +72,41 @@ pub fn maximum(b: &mut Builder, args: &[Value]) -> Value {
     if !dtype.is_float() {
         return b.max(x, y);
     }
+    if let Some((fixed, x)) = fixed_first(b, x, y) {
+        // As above, with a sum: -0.0 added to anything is that thing.
+        let zero = b.float(dtype, 0.0);
+        let mends = mending(b, fixed, zero, -0.0);
+        let greatest = b.max(fixed, x);
+        return b.add(greatest, mends);
+    }
     let (minus_x, minus_y) = (b.neg(x), b.neg(y));
     let least = minimum(b, &[minus_x, minus_y]);
     b.neg(least)
+}
+
+/// Two values, if a loop changes one of them: the other one first.
+fn fixed_first(b: &Builder, x: Value, y: Value) -> Option<(Value, Value)> {
+    match (b.is_loop_value(x), b.is_loop_value(y)) {
+        (false, true) => Some((x, y)),
+        (true, false) => Some((y, x)),
+        _ => None,
+    }
+}
+
+/// A value that is NaN or has the bits of `zero`; for others `otherwise`.
+fn mending(b: &mut Builder, fixed: Value, zero: Value, otherwise: f64) -> Value {
+    let dtype = b.dtype(fixed);
+    let (bits, zero) = (b.bitcast(fixed, dtype.bits_dtype()), b.bitcast(zero, dtype.bits_dtype()));
+    let (is_nan, is_zero) = (b.ne(fixed, fixed), b.eq(bits, zero));
+    let mends = b.or(is_nan, is_zero);
+    let otherwise = b.float(dtype, otherwise);
+    b.select(mends, fixed, otherwise)
+}
+
+/// The bits that one of two floats has or the other.
+fn bitwise_or(b: &mut Builder, x: Value, y: Value) -> Value {
+    let dtype = b.dtype(x);
+    let (x, y) = (b.bitcast(x, dtype.bits_dtype()), b.bitcast(y, dtype.bits_dtype()));
+    let bits = b.or(x, y);
+    b.bitcast(bits, dtype)
 }
