@@ -9,10 +9,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// So many runs are timed, of which the quickest of each way counts: one each way, and then most of them the way that is ahead.
-const LEARNING: u32 = 16;
-/// Of those every fourth goes the other way.
-const OTHER: u32 = 4;
+/// So many runs are timed each way, and runs that take so many nanoseconds together: one after the other, since what stores past the
+/// caches leaves them without the result, and some caches take many runs to find out that they had better keep it.
+const LEARNING: (u32, u64) = (6, 3_000_000);
+/// Results of fewer bytes count as memory that is there: to ask would take a noticeable part of the time.
+const ASKED_FROM: usize = 4 << 20;
 
 /// What is known of a kernel.
 #[derive(Debug, Default)]
@@ -28,9 +29,17 @@ pub(super) struct Streaming {
 struct Learnt {
     /// Of what runs the rest says something: how much they write, as a power of two, and whether they share the work.
     class: AtomicU32,
+    /// Runs through the caches, and past them.
+    ways: [Way; 2],
+}
+
+#[derive(Debug, Default)]
+struct Way {
     runs: AtomicU32,
-    /// The least nanoseconds for a MiB through the caches, and past them; 0 if there is none yet.
-    best: [AtomicU64; 2],
+    /// Nanoseconds of all runs.
+    spent: AtomicU64,
+    /// The least nanoseconds for a MiB; 0 if there is none yet.
+    best: AtomicU64,
 }
 
 /// A run, and what it will teach.
@@ -55,7 +64,7 @@ impl Streaming {
         if bytes < from() {
             return None;
         }
-        let is_new = !is_there(address.wrapping_add(bytes / 2));
+        let is_new = bytes >= ASKED_FROM && !is_there(address.wrapping_add(bytes / 2));
         let class = 4 * bytes.ilog2() + 2 * u32::from(is_new) + u32::from(is_shared);
         Some(self.learnt[usize::from(is_new)].begin(bytes, class))
     }
@@ -64,18 +73,29 @@ impl Streaming {
 impl Learnt {
     fn begin(&self, bytes: usize, class: u32) -> Trial<'_> {
         if self.class.swap(class, Ordering::Relaxed) != class {
-            self.runs.store(0, Ordering::Relaxed);
-            self.best.iter().for_each(|best| best.store(0, Ordering::Relaxed));
+            for way in &self.ways {
+                way.runs.store(0, Ordering::Relaxed);
+                way.spent.store(0, Ordering::Relaxed);
+                way.best.store(0, Ordering::Relaxed);
+            }
         }
-        let runs = self.runs.load(Ordering::Relaxed);
-        let [through, past] = [0, 1].map(|way| self.best[way as usize].load(Ordering::Relaxed));
-        if runs < LEARNING {
-            self.runs.store(runs + 1, Ordering::Relaxed);
-            let first = VERDICTS[class as usize].load(Ordering::Relaxed) == 1;
-            let streams = if runs < 2 { first != (runs == 1) } else { (past < through) != runs.is_multiple_of(OTHER) };
-            return Trial { of: self, class, bytes, start: Some(Instant::now()), streams };
+        let first = VERDICTS[class as usize].load(Ordering::Relaxed) == 1;
+        match [first, !first].into_iter().find(|streams| !self.ways[usize::from(*streams)].is_known()) {
+            Some(streams) => Trial { of: self, class, bytes, start: Some(Instant::now()), streams },
+            None => Trial { of: self, class, bytes, start: None, streams: self.is_quicker_past() },
         }
-        Trial { of: self, class, bytes, start: None, streams: past < through }
+    }
+
+    /// By a tenth at least: a result that is in the caches is worth something to whoever reads it.
+    fn is_quicker_past(&self) -> bool {
+        let [through, past] = self.ways.each_ref().map(|way| way.best.load(Ordering::Relaxed));
+        past < through / 10 * 9
+    }
+}
+
+impl Way {
+    fn is_known(&self) -> bool {
+        self.runs.load(Ordering::Relaxed) >= LEARNING.0 && self.spent.load(Ordering::Relaxed) >= LEARNING.1
     }
 }
 
@@ -83,16 +103,17 @@ impl Trial<'_> {
     /// The run has ended well.
     pub fn end(self) {
         let Some(start) = self.start else { return };
-        let time = start.elapsed().as_nanos() as f64 * f64::from(1 << 20) / self.bytes as f64;
-        let best = &self.of.best[usize::from(self.streams)];
-        let before = best.load(Ordering::Relaxed);
-        let time = (time as u64).max(1);
-        if before == 0 || time < before {
-            best.store(time, Ordering::Relaxed);
+        let time = start.elapsed().as_nanos() as u64;
+        let way = &self.of.ways[usize::from(self.streams)];
+        way.runs.fetch_add(1, Ordering::Relaxed);
+        way.spent.fetch_add(time, Ordering::Relaxed);
+        let of_a_mib = (time as f64 * f64::from(1 << 20) / self.bytes as f64) as u64;
+        let before = way.best.load(Ordering::Relaxed);
+        if before == 0 || of_a_mib < before {
+            way.best.store(of_a_mib.max(1), Ordering::Relaxed);
         }
-        let [through, past] = [0, 1].map(|way| self.of.best[way as usize].load(Ordering::Relaxed));
-        if through > 0 && past > 0 {
-            VERDICTS[self.class as usize].store(u32::from(past < through), Ordering::Relaxed);
+        if self.of.ways.iter().all(Way::is_known) {
+            VERDICTS[self.class as usize].store(u32::from(self.of.is_quicker_past()), Ordering::Relaxed);
         }
     }
 }
@@ -129,6 +150,7 @@ fn second_level_cache() -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn small_results_stay_in_the_caches() {
@@ -136,23 +158,39 @@ mod tests {
         assert!(Streaming::default().begin(from(), 0, false).is_some());
     }
 
+    /// Runs a kernel's trials, each as long as `nanoseconds` says of its way and of the one before; what comes out.
+    fn learn(bytes: usize, nanoseconds: impl Fn(bool, bool) -> u64) -> (Streaming, bool) {
+        let (streaming, mut last) = (Streaming::default(), true);
+        loop {
+            let mut trial = streaming.begin(bytes, 0, false).unwrap();
+            if trial.start.is_none() {
+                let streams = trial.streams;
+                return (streaming, streams);
+            }
+            trial.start = Some(Instant::now() - Duration::from_nanos(nanoseconds(trial.streams, last)));
+            last = trial.streams;
+            trial.end();
+        }
+    }
+
     #[test]
     fn the_quicker_way_is_taken() {
         let bytes = from() << 4;
         for quicker in [false, true] {
-            let streaming = Streaming::default();
-            for _ in 0..LEARNING {
-                let mut trial = streaming.begin(bytes, 0, false).unwrap();
-                let ago = if trial.streams == quicker { 1 } else { 2 };
-                trial.start = Some(Instant::now() - std::time::Duration::from_secs(ago));
-                trial.end();
-            }
-            let settled = streaming.begin(bytes, 0, false).unwrap();
-            assert_eq!((settled.streams, settled.start), (quicker, None));
+            let (streaming, streams) = learn(bytes, |streams, _| if streams == quicker { 1 << 20 } else { 1 << 24 });
+            assert_eq!(streams, quicker);
             // Others begin with it, and another size begins anew.
             assert_eq!(Streaming::default().begin(bytes, 0, false).unwrap().streams, quicker);
             assert!(streaming.begin(bytes << 1, 0, false).unwrap().start.is_some());
         }
+    }
+
+    /// Runs past the caches leave nothing there for the next one through them, which says nothing of the one after that.
+    #[test]
+    fn a_run_after_another_kind_is_not_what_counts() {
+        let bytes = from() << 2;
+        VERDICTS[4 * bytes.ilog2() as usize].store(1, Ordering::Relaxed);
+        assert!(!learn(bytes, |streams, last| if streams || last { 1 << 24 } else { 1 << 20 }).1);
     }
 
     /// Memory of this size comes from the system, page by page when it is written.
@@ -163,12 +201,18 @@ mod tests {
         let (address, bytes) = (memory.as_ptr() as usize, memory.capacity());
         let streaming = Streaming::default();
         assert!(!is_there(address + bytes / 2));
-        let class = streaming.begin(bytes, address, false).unwrap().class;
+        let trial = streaming.begin(bytes, address, false).unwrap();
+        let class = trial.class;
+        trial.end();
         memory.resize(bytes, 1);
         assert!(is_there(address + bytes / 2));
         let trial = streaming.begin(bytes, address, false).unwrap();
         assert_ne!(trial.class, class);
-        assert!(std::ptr::eq(trial.of, &streaming.learnt[0]));
-        assert_eq!(streaming.learnt.each_ref().map(|learnt| learnt.runs.load(Ordering::Relaxed)), [1, 1]);
+        trial.end();
+        let runs = streaming
+            .learnt
+            .each_ref()
+            .map(|learnt| learnt.ways.iter().map(|way| way.runs.load(Ordering::Relaxed)).sum::<u32>());
+        assert_eq!(runs, [1, 1]);
     }
 }
