@@ -105,6 +105,7 @@ fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<(Asm, bool), &
         lane_buffers: None,
         index_slot: None,
         rest_slot: None,
+        zeroed: Vec::new(),
         streams: false,
     };
     let (prologue, body) = (g.a.label(), g.a.label());
@@ -139,6 +140,8 @@ struct Gen<'k> {
     lane_buffers: Option<[Slot; 2]>,
     index_slot: Option<Slot>,
     rest_slot: Option<Slot>,
+    /// Integers that are 0 when the function begins.
+    zeroed: Vec<Slot>,
     /// Some loop can store past the caches.
     streams: bool,
 }
@@ -164,6 +167,12 @@ impl Gen<'_> {
         }
         self.a.alu_imm(Alu::Sub, RSP, size);
         self.a.alu_imm(Alu::And, RSP, -64);
+        if !self.zeroed.is_empty() {
+            self.a.mov_imm(RCX, 0);
+        }
+        for slot in &self.zeroed {
+            self.a.store(slot.mem(), RCX);
+        }
         self.a.jump(body);
     }
 
@@ -197,6 +206,13 @@ impl Gen<'_> {
     /// Room for an integer.
     fn word_slot(&mut self) -> Slot {
         self.slot(8, 8)
+    }
+
+    /// Room for an integer that is 0 when the function begins.
+    fn zeroed_slot(&mut self) -> Slot {
+        let slot = self.word_slot();
+        self.zeroed.push(slot);
+        slot
     }
 
     /// Room for the strided elements of one vector.

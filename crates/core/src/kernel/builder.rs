@@ -442,6 +442,64 @@ impl Builder {
     }
 }
 
+impl Body {
+    /// Two bodies that do the same one after the other: what follows from the arguments from the `first` on alone, which are its
+    /// arguments; and what takes its results in their place.
+    pub fn split(&self, first: u32) -> (Body, Body) {
+        let (mut early, mut late) = (Builder::body(), Builder::body());
+        let mut handed_over: Vec<Value> = Vec::new();
+        // Each value in both of them. Constants are in both.
+        let mut values: Vec<(Option<Value>, Option<Value>)> = Vec::with_capacity(self.insts.len());
+        for InstData { inst, dtype } in &self.insts {
+            let value = match inst {
+                Inst::Arg(n) if *n < first => (None, Some(late.arg(*n, *dtype))),
+                Inst::Arg(n) => (Some(early.arg(*n - first, *dtype)), None),
+                Inst::Const(literal) => (Some(early.constant(*literal)), Some(late.constant(*literal))),
+                Inst::Prim(prim, args) if args.iter().all(|v| values[v.index()].0.is_some()) => {
+                    let args = args.map(|v| values[v.index()].0.unwrap_or(v));
+                    (Some(early.push_prim(*prim, args, *dtype)), None)
+                }
+                Inst::Prim(prim, args) => {
+                    let args = args.map(|v| {
+                        hand_over(v, self.insts[v.index()].dtype, first, &mut values, &mut handed_over, &mut late)
+                    });
+                    (None, Some(late.push_prim(*prim, args, *dtype)))
+                }
+                _ => unreachable!("a body has no memory"),
+            };
+            values.push(value);
+        }
+        let results: Vec<Value> = self
+            .results
+            .iter()
+            .map(|v| hand_over(*v, self.insts[v.index()].dtype, first, &mut values, &mut handed_over, &mut late))
+            .collect();
+        (early.finish_body(&handed_over), late.finish_body(&results))
+    }
+}
+
+/// A value of the later body; it becomes an argument if the earlier one has it.
+fn hand_over(
+    v: Value,
+    dtype: DType,
+    first: u32,
+    values: &mut [(Option<Value>, Option<Value>)],
+    handed_over: &mut Vec<Value>,
+    late: &mut Builder,
+) -> Value {
+    let (early, known) = values[v.index()];
+    match (early, known) {
+        (_, Some(known)) => known,
+        (Some(early), None) => {
+            let arg = late.arg(first + handed_over.len() as u32, dtype);
+            handed_over.push(early);
+            values[v.index()].1 = Some(arg);
+            arg
+        }
+        (None, None) => unreachable!("a value is in one of the two"),
+    }
+}
+
 fn is_store(inst: &Inst) -> bool {
     matches!(inst, Inst::Store(..) | Inst::ScratchStore(..))
 }
@@ -451,4 +509,42 @@ fn is_store(inst: &Inst) -> bool {
 fn hash(data: &InstData, stage: u32) -> u64 {
     let [form, operands] = data.words();
     crate::intern::hash(&(form ^ u64::from(stage) << 16, operands))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_body_do_the_same_as_the_body() {
+        let dtype = DType::F64;
+        for reducer in [Reducer::Sum, Reducer::Moments, Reducer::Center] {
+            let merge = reducer.merge(dtype);
+            let states = 2 * reducer.init(dtype).len();
+            let (of_counts, of_states) = merge.split(states as u32);
+            let counts = if reducer.counts() { 2 } else { 0 };
+            let args: Vec<Literal> = (0..states + counts).map(|n| Literal::from_f64(dtype, 1.7 + n as f64)).collect();
+            let handed_over = interp::eval_body(&of_counts, &args[states..]);
+            let parts = [&args[..states], &handed_over].concat();
+            assert_eq!(interp::eval_body(&of_states, &parts), interp::eval_body(&merge, &args));
+            // No division is left for what comes later.
+            let divides = |data: &InstData| matches!(data.inst, Inst::Prim(Prim::Div, _));
+            assert!(!of_states.insts.iter().any(divides));
+        }
+    }
+
+    /// A result of the earlier body may be one of the whole, and an argument of it too.
+    #[test]
+    fn results_are_handed_over_once() {
+        let mut b = Builder::body();
+        let (x, y) = (b.arg(0, DType::F64), b.arg(1, DType::F64));
+        let (double, sum) = (b.add(y, y), b.add(x, y));
+        let whole = b.finish_body(&[double, sum]);
+        let (early, late) = whole.split(1);
+        assert_eq!((early.results.len(), late.results.len()), (2, 2));
+        let literals = [2.0, 3.0].map(|x| Literal::from_f64(DType::F64, x));
+        let handed_over = interp::eval_body(&early, &literals[1..]);
+        let parts = [&literals[..1], &handed_over].concat();
+        assert_eq!(interp::eval_body(&late, &parts), interp::eval_body(&whole, &literals));
+    }
 }

@@ -153,8 +153,10 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     /// anything is emitted, outside the loop.
     pub fn pin_uniforms(&mut self) {
         let registers = usize::from(self.g.a.isa.registers());
-        let alive = if self.sequential { 1 } else { self.copies } * self.program.max_live(self.g.a.isa);
-        let wanted = alive + self.carried.len() + 4;
+        let at_once = if self.sequential { 1 } else { self.copies };
+        // A value that is in memory may have to come to a register. Masks are there already.
+        let besides = if self.program.is_plain() && !self.masked { 1 } else { 4 };
+        let wanted = at_once * self.program.most_left(self.g.a.isa) + self.carried.len() + besides;
         let Some(room) = registers.checked_sub(wanted) else { return };
         let room = room.min(registers - 8);
         let mut candidates: Vec<(usize, NodeId)> = Vec::new();

@@ -5,7 +5,7 @@
 //! masks (AVX-512) or in memory; long bodies fold in memory from the beginning. The lanes of a leaf merge in straight-line code, vectors
 //! first and then the halves of one vector. Leaves merge in their own phase.
 
-use super::asm::{Alu, Cond, Isa, Mem, R11, RAX, RCX, RDX, Shift};
+use super::asm::{Alu, Cond, Isa, Label, Mem, R11, RAX, RCX, RDX, Shift};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, Program, Slot, Step, What};
 use super::rows::{StageProgram, copies_for, loops, rest_loop, run_once};
@@ -343,6 +343,7 @@ fn merge_lanes(
         Source::Registers { lanes, .. } => *lanes,
     };
     let mut program = Program::straight(lanes);
+    let mut shares = len.map(|len| Shares::begin(g, fold, lanes, len));
     let mut parts: Vec<SmallVec<[NodeId; 2]>> = Vec::new();
     for part in 0..fold.lanes / lanes {
         let components = (0..fold.init.len()).map(|c| match source {
@@ -362,13 +363,13 @@ fn merge_lanes(
         if parts.len() > 1 {
             let right = parts.split_off(parts.len() / 2);
             for (n, (left, right)) in parts.iter_mut().zip(right).enumerate() {
-                *left = merge_halves(g, &mut program, fold, left, &right, half, n * lanes, len);
+                *left = merge_halves(g, &mut program, fold, left, &right, half, n * lanes, shares.as_mut());
             }
         } else {
             let high: SmallVec<[NodeId; 2]> =
                 parts[0].iter().map(|x| program.push(What::High(half as u8), dtype, &[*x])).collect();
             let left = parts[0].clone();
-            parts[0] = merge_halves(g, &mut program, fold, &left, &high, half, 0, len);
+            parts[0] = merge_halves(g, &mut program, fold, &left, &high, half, 0, shares.as_mut());
         }
         half /= 2;
     }
@@ -379,11 +380,50 @@ fn merge_lanes(
         program.push(What::StoreFirst(place), dtype, &[*x]);
     }
     program.finish(g.a.isa);
-    let mut body = Body::new(g, &program, &[], 1, false);
-    if let Source::Registers { registers, .. } = source {
-        body.adopt_carried(registers);
+    let registers: &[u8] = match source {
+        Source::Memory => &[],
+        Source::Registers { registers, .. } => registers,
+    };
+    if let Some(shares) = shares {
+        shares.end(g, registers);
     }
+    let mut body = Body::new(g, &program, &[], 1, false);
+    body.adopt_carried(registers);
     body.emit_nodes();
+}
+
+/// What the merging of a leaf that is not full needs of the counts of its lanes, which follow from its length: it is computed
+/// when that is not the length of the last one, for rows of a matrix mostly once, since there are divisions in it.
+struct Shares {
+    len: Slot,
+    /// Where the code goes on if everything is there.
+    there: Label,
+    program: Program,
+    /// What a merge needs of the two counts; and the merge, with that in place of them.
+    of_counts: Steps,
+    of_states: Steps,
+}
+
+impl Shares {
+    fn begin(g: &mut Gen<'_>, fold: &Fold, lanes: usize, len: Slot) -> Shares {
+        let last = g.zeroed_slot();
+        let there = g.a.label();
+        g.a.load(RCX, len.mem());
+        g.a.alu_mem(Alu::Cmp, RCX, last.mem());
+        g.a.jump_if(Cond::Equal, there);
+        g.a.store(last.mem(), RCX);
+        let (of_counts, of_states) = fold.merge.split(2 * fold.init.len() as u32);
+        Shares { len, there, program: Program::straight(lanes), of_counts, of_states }
+    }
+
+    /// Emits what is computed once. Registers of carried values stay as they are.
+    fn end(mut self, g: &mut Gen<'_>, carried: &[u8]) {
+        self.program.finish(g.a.isa);
+        let mut body = Body::new(g, &self.program, &[], 1, false);
+        body.adopt_carried(carried);
+        body.emit_nodes();
+        g.a.bind(self.there);
+    }
 }
 
 /// Appends the merge of lanes `first..` with those `half` further on.
@@ -396,10 +436,10 @@ fn merge_halves(
     right: &[NodeId],
     half: usize,
     first: usize,
-    len: Option<Slot>,
+    shares: Option<&mut Shares>,
 ) -> SmallVec<[NodeId; 2]> {
     let mut args: SmallVec<[NodeId; 6]> = left.iter().chain(right).copied().collect();
-    let Some(len) = len else {
+    let Some(Shares { len, program: once, of_counts, of_states, .. }) = shares else {
         if fold.reducer.counts() {
             let each = program.constant(Literal::from_i64(fold.dtype, (LEAF / (2 * half)) as i64));
             args.extend([each, each]);
@@ -408,10 +448,17 @@ fn merge_halves(
     };
     // Lanes have folded onto each other: lane `l` holds every `2 * half`-th element from its own on, and there is a
     // right side for those lanes whose partner has any.
-    args.push(lane_counts(g, program, fold, len, half, first, 0));
-    args.push(lane_counts(g, program, fold, len, half, first, half));
-    let merged = program.inline(&fold.merge, &args);
-    let active = clamped(g, len, (half + first) as i32);
+    let counts = [0, half].map(|offset| lane_counts(g, once, fold, *len, half, first, offset));
+    for x in once.inline(of_counts, &counts) {
+        let dtype = once.nodes[x as usize].dtype;
+        let place = Place { base: Base::Stack(g.vector_slot()), step: Step::Fixed, dtype };
+        let to = once.place(place);
+        once.push(What::Store(to), dtype, &[x]);
+        let from = program.place(place);
+        args.push(program.push(What::Load(from), dtype, &[]));
+    }
+    let merged = program.inline(of_states, &args);
+    let active = clamped(g, *len, (half + first) as i32);
     let active = program.push(What::Below(active), DType::Bool, &[]);
     merged
         .iter()

@@ -8,6 +8,7 @@
 
 use super::asm::{Gpr, Isa};
 use numfuse_core::dtype::DType;
+use numfuse_core::interp;
 use numfuse_core::kernel::{Body, Inst, Prim, expand};
 use numfuse_core::literal::Literal;
 use smallvec::SmallVec;
@@ -264,7 +265,7 @@ impl Program {
         self.places.len() as PlaceId - 1
     }
 
-    /// Appends a body, of which every primitive has an instruction.
+    /// Appends a body, of which every primitive has an instruction. What follows from constants is one.
     pub fn inline(&mut self, body: &Body, args: &[NodeId]) -> SmallVec<[NodeId; 2]> {
         let mut map: SmallVec<[NodeId; 16]> = SmallVec::new();
         for data in &body.insts {
@@ -272,7 +273,10 @@ impl Program {
                 Inst::Arg(n) => args[*n as usize],
                 Inst::Prim(prim, operands) => {
                     let operands = Args::new(operands.len(), |i| map[operands[i].index()]);
-                    self.push_args(What::Prim(*prim), data.dtype, operands)
+                    match self.literals(&operands) {
+                        Some(literals) => self.constant(interp::eval(*prim, data.dtype, &literals)),
+                        None => self.push_args(What::Prim(*prim), data.dtype, operands),
+                    }
                 }
                 Inst::Const(literal) => self.constant(*literal),
                 // Bodies are made of these only.
@@ -281,6 +285,15 @@ impl Program {
             map.push(id);
         }
         body.results.iter().map(|v| map[v.index()]).collect()
+    }
+
+    /// The values of nodes, if all of them are constants.
+    fn literals(&self, nodes: &[NodeId]) -> Option<SmallVec<[Literal; 3]>> {
+        let literal = |node: &NodeId| match self.nodes[*node as usize].what {
+            What::Const(literal) => Some(literal),
+            _ => None,
+        };
+        nodes.iter().map(literal).collect()
     }
 
     /// Settles uses, and lanes unless they are settled. Nothing may be added afterwards.
@@ -395,11 +408,42 @@ impl Program {
         Some(self.last_uses[node as usize]).filter(|user| *user != UNUSED)
     }
 
-    /// How many vector values of one copy are alive at once, uniform ones not counted.
+    /// How many vector values of one copy are alive at once, uniform ones not counted; what a node computes comes with
+    /// all of its operands.
     pub fn max_live(&self, isa: Isa) -> usize {
+        self.liveness(isa).map(|(with_operands, _)| with_operands).max().unwrap_or(0)
+    }
+
+    /// The same when nodes are done: what registers copies that go on node by node really need.
+    pub fn most_left(&self, isa: Isa) -> usize {
+        self.liveness(isa).map(|(_, after)| after).max().unwrap_or(0)
+    }
+
+    /// True if each node is an instruction or two of floats, or of their bits, that need no registers besides their
+    /// operands and their result.
+    pub fn is_plain(&self) -> bool {
+        let Some(size) = self.nodes.iter().map(|node| node.dtype.size()).max() else { return false };
+        let is_plain = |node: &Node| {
+            let operands = node.args.iter().map(|a| self.nodes[*a as usize].dtype);
+            let sizes_fit = operands.chain([node.dtype]).all(|dtype| dtype == DType::Bool || dtype.size() == size);
+            let has_form = match node.what {
+                What::Prim(Prim::And | Prim::Or | Prim::Xor | Prim::Bitcast) => true,
+                What::Prim(Prim::Cast | Prim::Rem | Prim::Scale | Prim::Shl | Prim::Shr) => false,
+                What::Prim(_) => node.args.iter().all(|a| !self.nodes[*a as usize].dtype.is_int()),
+                What::Load(place) | What::Store(place) => self.places[place as usize].step == Step::Unit,
+                What::Fused { .. } | What::Logic(_) | What::Carried(_) => true,
+                _ => false,
+            };
+            node.class == Class::Uniform || (sizes_fit && has_form)
+        };
+        self.rare.is_empty() && self.nodes.iter().all(is_plain)
+    }
+
+    /// For each node how many vector values of one copy are alive: with its operands, and when it is done.
+    fn liveness(&self, isa: Isa) -> impl Iterator<Item = (usize, usize)> {
         let mut ends = vec![0usize; self.nodes.len() + 1];
-        let (mut live, mut most) = (0usize, 0);
-        for (i, node) in self.nodes.iter().enumerate() {
+        let mut live = 0usize;
+        self.nodes.iter().enumerate().map(move |(i, node)| {
             let mask = isa == Isa::Avx512 && node.dtype == DType::Bool;
             // Carried values have registers of their own, which the values that replace them take.
             let carried = matches!(node.what, What::Carried(_)) || self.results.contains(&(i as NodeId));
@@ -411,9 +455,9 @@ impl Program {
                 live += 1;
                 ends[last as usize] += 1;
             }
-            most = most.max(live);
+            let with_operands = live;
             live -= ends[i].min(live);
-        }
-        most
+            (with_operands, live)
+        })
     }
 }
