@@ -63,6 +63,8 @@ pub(super) struct Body<'g, 'k, 'p> {
     pub copies: usize,
     /// One copy is emitted after the other, which takes fewer registers.
     pub sequential: bool,
+    /// The copy that comes first, and computes what all of them share.
+    pub first_copy: usize,
     /// Only the lanes of mask register 1 exist.
     pub masked: bool,
     /// In a masked body: most of the time all lanes exist, and the rest slot tells.
@@ -120,6 +122,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
             lanes: program.lanes,
             copies,
             sequential: false,
+            first_copy: 0,
             masked,
             mostly_whole: false,
             streamed: None,
@@ -309,13 +312,13 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         self.emit_results(copy..copy + 1);
     }
 
-    /// Emits the nodes of some copies in turn. Shared nodes belong to the first.
+    /// Emits the nodes of some copies in turn. Shared nodes belong to the first of all.
     fn emit_copies(&mut self, copies: Range<usize>) {
         let mut parts = self.program.rare.iter().peekable();
         self.vars.iter_mut().for_each(|var| var.passed = 0);
         for node in 0..self.program.nodes.len() as NodeId {
             let class = self.program.class(node);
-            let elsewhere = class == Class::Uniform || (class == Class::Shared && copies.start > 0);
+            let elsewhere = class == Class::Uniform || (class == Class::Shared && copies.start > self.first_copy);
             if elsewhere || self.program.is_dead(node) {
                 continue;
             }

@@ -282,7 +282,8 @@ fn carried_leaf(
     registers
 }
 
-/// Emits what is left of a leaf from RAX on: one copy after the other, as long as there are elements.
+/// Emits what is left of a leaf from RAX on: one copy after the other, as long as there are elements. The last one may be a
+/// part. With AVX-512 all of them are emitted as if they were: masks cost next to nothing there.
 fn carried_rest(
     g: &mut Gen<'_>,
     program: &Program,
@@ -292,22 +293,50 @@ fn carried_rest(
     leaf_end: Slot,
 ) {
     let done = g.a.label();
-    let rest = g.rest_slot();
-    let mut body = Body::new(g, program, homes, copies, true);
+    let masks_are_free = g.a.isa == Isa::Avx512;
+    let mut body = Body::new(g, program, homes, copies, masks_are_free);
     body.adopt_carried(registers);
-    body.reserve_lane_masks();
+    let mut parts = Vec::new();
     for copy in 0..copies {
         let a = &mut body.g.a;
         a.load(RCX, leaf_end.mem());
         a.alu(Alu::Sub, RCX, RAX);
         a.alu_imm(Alu::Sub, RCX, (copy * program.lanes) as i32);
         a.jump_if(Cond::LessEqual, done);
-        body.g.limit_rcx(program.lanes);
-        body.g.a.store(rest.mem(), RCX);
-        body.set_lane_masks();
+        if masks_are_free {
+            set_part(&mut body);
+        } else {
+            let part = a.label();
+            parts.push(part);
+            a.alu_imm(Alu::Cmp, RCX, program.lanes as i32);
+            // There are fewer elements than all copies have lanes.
+            if copy + 1 == copies {
+                a.jump(part);
+                break;
+            }
+            a.jump_if(Cond::Less, part);
+        }
         body.emit_copy(copy);
     }
+    for (copy, part) in parts.into_iter().enumerate() {
+        g.a.bind(part);
+        let mut body = Body::new(g, program, homes, copies, true);
+        body.first_copy = copy;
+        body.adopt_carried(registers);
+        body.reserve_lane_masks();
+        set_part(&mut body);
+        body.emit_copy(copy);
+        g.a.jump(done);
+    }
     g.a.bind(done);
+}
+
+/// RCX elements are left for a masked body, or more than it has lanes.
+fn set_part(body: &mut Body<'_, '_, '_>) {
+    let rest = body.g.rest_slot();
+    body.g.limit_rcx(body.program.lanes);
+    body.g.a.store(rest.mem(), RCX);
+    body.set_lane_masks();
 }
 
 /// Sets all lanes to their initial states.
