@@ -54,11 +54,9 @@ pub fn minimum(b: &mut Builder, args: &[Value]) -> Value {
         return b.min(x, y);
     }
     if let Some((fixed, x)) = fixed_first(b, x, y) {
-        // The second operand is right, unless the first is NaN, or -0.0 and the second is 0.0: the bits of the first
-        // mend that, and do nothing to negative numbers and NaN.
-        let sign = b.float(dtype, -0.0);
-        let mends = mending(b, fixed, sign, 0.0);
-        let least = b.min(fixed, x);
+        // The second operand is right, unless the first is NaN, or -0.0 and the second is 0.0. The bits that mend that do
+        // nothing to what else there is: below a number of either sign there are only numbers of its sign or negative ones.
+        let (least, mends) = (b.min(fixed, x), zero_or_nan(b, fixed));
         return bitwise_or(b, least, mends);
     }
     let (least, swapped) = (b.min(x, y), b.min(y, x));
@@ -73,10 +71,8 @@ pub fn maximum(b: &mut Builder, args: &[Value]) -> Value {
         return b.max(x, y);
     }
     if let Some((fixed, x)) = fixed_first(b, x, y) {
-        // As above, with a sum: -0.0 added to anything is that thing.
-        let zero = b.float(dtype, 0.0);
-        let mends = mending(b, fixed, zero, -0.0);
-        let greatest = b.max(fixed, x);
+        // As above, with a sum: -0.0 added to anything is that thing, and 0.0 to anything but -0.0.
+        let (greatest, mends) = (b.max(fixed, x), zero_or_nan(b, fixed));
         return b.add(greatest, mends);
     }
     let (minus_x, minus_y) = (b.neg(x), b.neg(y));
@@ -93,14 +89,12 @@ fn fixed_first(b: &Builder, x: Value, y: Value) -> Option<(Value, Value)> {
     }
 }
 
-/// A value that is NaN or has the bits of `zero`; for others `otherwise`.
-fn mending(b: &mut Builder, fixed: Value, zero: Value, otherwise: f64) -> Value {
-    let dtype = b.dtype(fixed);
-    let (bits, zero) = (b.bitcast(fixed, dtype.bits_dtype()), b.bitcast(zero, dtype.bits_dtype()));
-    let (is_nan, is_zero) = (b.ne(fixed, fixed), b.eq(bits, zero));
-    let mends = b.or(is_nan, is_zero);
-    let otherwise = b.float(dtype, otherwise);
-    b.select(mends, fixed, otherwise)
+/// A zero with the sign of `x`; NaN for NaN.
+fn zero_or_nan(b: &mut Builder, x: Value) -> Value {
+    let dtype = b.dtype(x);
+    let (zero, minus_zero) = (b.float(dtype, 0.0), b.float(dtype, -0.0));
+    let below = b.min(zero, x);
+    b.max(minus_zero, below)
 }
 
 /// The bits that one of two floats has or the other.
