@@ -9,9 +9,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// So many runs are timed each way, and runs that take so many nanoseconds together: one after the other, since what stores past the
-/// caches leaves them without the result, and some caches take many runs to find out that they had better keep it.
+/// Runs go one way until there are so many of them, which took so many nanoseconds together: one after the other, since what
+/// stores past the caches leaves them without the result, and some caches take dozens of runs to find out that they had better
+/// keep it.
 const LEARNING: (u32, u64) = (6, 3_000_000);
+/// And until so many in a row were not quicker than the best one before them, by a fiftieth; but no more than the second number.
+const SETTLED: (u32, u32) = (6, 64);
 /// Results of fewer bytes count as memory that is there: to ask would take a noticeable part of the time.
 const ASKED_FROM: usize = 4 << 20;
 
@@ -40,6 +43,8 @@ struct Way {
     spent: AtomicU64,
     /// The least nanoseconds for a MiB; 0 if there is none yet.
     best: AtomicU64,
+    /// How many runs there have been since the last one that was quicker.
+    since: AtomicU32,
 }
 
 /// A run, and what it will teach.
@@ -77,6 +82,7 @@ impl Learnt {
                 way.runs.store(0, Ordering::Relaxed);
                 way.spent.store(0, Ordering::Relaxed);
                 way.best.store(0, Ordering::Relaxed);
+                way.since.store(0, Ordering::Relaxed);
             }
         }
         let first = VERDICTS[class as usize].load(Ordering::Relaxed) == 1;
@@ -95,7 +101,9 @@ impl Learnt {
 
 impl Way {
     fn is_known(&self) -> bool {
-        self.runs.load(Ordering::Relaxed) >= LEARNING.0 && self.spent.load(Ordering::Relaxed) >= LEARNING.1
+        let [runs, since] = [&self.runs, &self.since].map(|number| number.load(Ordering::Relaxed));
+        let is_settled = since >= SETTLED.0 || runs >= SETTLED.1;
+        runs >= LEARNING.0 && self.spent.load(Ordering::Relaxed) >= LEARNING.1 && is_settled
     }
 }
 
@@ -112,6 +120,8 @@ impl Trial<'_> {
         if before == 0 || of_a_mib < before {
             way.best.store(of_a_mib.max(1), Ordering::Relaxed);
         }
+        let is_quicker = before == 0 || of_a_mib < before / 50 * 49;
+        way.since.store(if is_quicker { 0 } else { way.since.load(Ordering::Relaxed) + 1 }, Ordering::Relaxed);
         if self.of.ways.iter().all(Way::is_known) {
             VERDICTS[self.class as usize].store(u32::from(self.of.is_quicker_past()), Ordering::Relaxed);
         }
@@ -191,6 +201,17 @@ mod tests {
         let bytes = from() << 2;
         VERDICTS[4 * bytes.ilog2() as usize].store(1, Ordering::Relaxed);
         assert!(!learn(bytes, |streams, last| if streams || last { 1 << 24 } else { 1 << 20 }).1);
+    }
+
+    /// A cache that takes its time to keep the result is waited for.
+    #[test]
+    fn as_long_as_runs_get_quicker_they_go_on() {
+        let (bytes, runs) = (from() << 6, std::cell::Cell::new(0));
+        let (_, streams) = learn(bytes, |streams, _| {
+            runs.set(runs.get() + i32::from(!streams));
+            if streams { 1 << 24 } else { (f64::from(1 << 26) * 0.9f64.powi(runs.get().min(20))) as u64 }
+        });
+        assert!(!streams && runs.get() > 20);
     }
 
     /// Memory of this size comes from the system, page by page when it is written.
