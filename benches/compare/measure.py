@@ -24,8 +24,8 @@ class Effort:
     sample: float = 0.002
     # No competitor gets more than this: one that would is left out.
     limit: float = 20.0
-    # So long everybody rests before a turn, which then begins with a call that does not count: threads of the one before may
-    # go on spinning for a while, and nobody should have to share the cores with them.
+    # Before a turn everybody rests until no thread of the process runs, so long at most, and the turn begins with a call that does
+    # not count: threads of the one before may go on spinning for a while, and nobody should have to share the cores with them.
     rest: float = 0.0
 
 
@@ -53,7 +53,17 @@ def timed(function, calls, clock=time.perf_counter):
     return (clock() - start) / calls
 
 
-def interleaved(functions, effort=Effort(), clock=time.perf_counter, sleep=time.sleep):
+def quiet(longest, used=time.process_time, sleep=time.sleep, step=0.001):
+    """Sleeps until all threads of the process have done so for a step, or for so long. How long threads spin differs between machines:
+    they count turns, not time."""
+    for _ in range(max(1, round(longest / step))):
+        before = used()
+        sleep(step)
+        if used() - before < step / 5:
+            return
+
+
+def interleaved(functions, effort=Effort(), clock=time.perf_counter, rest=quiet):
     """Times functions without arguments, by name; a name's result is a Timing, or TooSlow with the seconds of one call."""
     results, plans = {}, {}
     collecting = gc.isenabled()
@@ -79,7 +89,7 @@ def interleaved(functions, effort=Effort(), clock=time.perf_counter, sleep=time.
                 # The few rounds of a slow one are spread over all of them.
                 if i * rounds // last != (i + 1) * rounds // last:
                     if effort.rest:
-                        sleep(effort.rest)
+                        rest(effort.rest)
                         functions[name]()
                     samples[name].append(timed(functions[name], calls, clock))
     finally:

@@ -65,6 +65,18 @@ class Measure(unittest.TestCase):
         self.assertEqual(len(clock.log), 2 + 16)
         self.assertEqual((found["a"].calls, found["a"].rounds), (1, 4))
 
+    def test_a_rest_ends_when_nothing_spins_any_more(self):
+        def rested(spinning, longest):
+            clock = Clock()
+            sleep = lambda seconds: clock.function("", seconds)()
+            # One thread spins for so long; to look takes some time, too.
+            measure.quiet(longest, lambda: min(clock(), spinning) + clock() / 100, sleep, 0.25)
+            return clock()
+
+        self.assertEqual(rested(0.0, 4.0), 0.25)
+        self.assertEqual(rested(1.5, 4.0), 1.75)
+        self.assertEqual(rested(9.0, 4.0), 4.0)
+
     def test_few_rounds_are_spread_over_many(self):
         clock = Clock()
         effort = measure.Effort(rounds=3, enough=2.0, sample=0.1, limit=100)
