@@ -6,15 +6,16 @@
 //! Invariants: results do not depend on it. Runs that write less than [`from`] bytes do not measure anything.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Runs go one way until there are so many of them, which took so many nanoseconds together: one after the other, since what
-/// stores past the caches leaves them without the result, and some caches take dozens of runs to find out that they had better
-/// keep it.
-const LEARNING: (u32, u64) = (6, 3_000_000);
-/// And until so many in a row were not quicker than the best one before them, by a fiftieth; but no more than the second number.
-const SETTLED: (u32, u32) = (6, 64);
+/// Runs go one way, one after the other, until they took so many nanoseconds together: what stores past the caches leaves them
+/// without the result, and some caches take dozens of runs to find out that they had better keep it.
+const LEARNING: u64 = 3_000_000;
+/// Of so many runs in a row the median counts: a single one may find free what is not, or wait for another program.
+const SERIES: usize = 6;
+/// They go on until a series was not quicker than the best one before it, by a fiftieth, but no further than so many runs.
+const RUNS: u32 = 60;
 /// Results of fewer bytes count as memory that is there: to ask would take a noticeable part of the time.
 const ASKED_FROM: usize = 4 << 20;
 
@@ -41,10 +42,12 @@ struct Way {
     runs: AtomicU32,
     /// Nanoseconds of all runs.
     spent: AtomicU64,
-    /// The least nanoseconds for a MiB; 0 if there is none yet.
+    /// Nanoseconds for a MiB, of the last runs.
+    series: [AtomicU64; SERIES],
+    /// The median of the quickest series; 0 if there is none yet.
     best: AtomicU64,
-    /// How many runs there have been since the last one that was quicker.
-    since: AtomicU32,
+    /// The last series was not quicker.
+    is_settled: AtomicBool,
 }
 
 /// A run, and what it will teach.
@@ -78,12 +81,7 @@ impl Streaming {
 impl Learnt {
     fn begin(&self, bytes: usize, class: u32) -> Trial<'_> {
         if self.class.swap(class, Ordering::Relaxed) != class {
-            for way in &self.ways {
-                way.runs.store(0, Ordering::Relaxed);
-                way.spent.store(0, Ordering::Relaxed);
-                way.best.store(0, Ordering::Relaxed);
-                way.since.store(0, Ordering::Relaxed);
-            }
+            self.ways.iter().for_each(Way::forget);
         }
         let first = VERDICTS[class as usize].load(Ordering::Relaxed) == 1;
         match [first, !first].into_iter().find(|streams| !self.ways[usize::from(*streams)].is_known()) {
@@ -100,10 +98,32 @@ impl Learnt {
 }
 
 impl Way {
+    fn forget(&self) {
+        self.runs.store(0, Ordering::Relaxed);
+        self.spent.store(0, Ordering::Relaxed);
+        self.best.store(0, Ordering::Relaxed);
+        self.is_settled.store(false, Ordering::Relaxed);
+    }
+
     fn is_known(&self) -> bool {
-        let [runs, since] = [&self.runs, &self.since].map(|number| number.load(Ordering::Relaxed));
-        let is_settled = since >= SETTLED.0 || runs >= SETTLED.1;
-        runs >= LEARNING.0 && self.spent.load(Ordering::Relaxed) >= LEARNING.1 && is_settled
+        self.spent.load(Ordering::Relaxed) >= LEARNING
+            && (self.is_settled.load(Ordering::Relaxed) || self.runs.load(Ordering::Relaxed) >= RUNS)
+    }
+
+    /// A run took so many nanoseconds, and so many for a MiB.
+    fn learn(&self, time: u64, of_a_mib: u64) {
+        let run = self.runs.fetch_add(1, Ordering::Relaxed) as usize;
+        self.spent.fetch_add(time, Ordering::Relaxed);
+        self.series[run % SERIES].store(of_a_mib, Ordering::Relaxed);
+        if run % SERIES == SERIES - 1 {
+            let mut series = self.series.each_ref().map(|time| time.load(Ordering::Relaxed));
+            series.sort_unstable();
+            let (median, best) = (series[SERIES / 2].max(1), self.best.load(Ordering::Relaxed));
+            self.is_settled.store(best != 0 && median >= best / 50 * 49, Ordering::Relaxed);
+            if best == 0 || median < best {
+                self.best.store(median, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -112,16 +132,8 @@ impl Trial<'_> {
     pub fn end(self) {
         let Some(start) = self.start else { return };
         let time = start.elapsed().as_nanos() as u64;
-        let way = &self.of.ways[usize::from(self.streams)];
-        way.runs.fetch_add(1, Ordering::Relaxed);
-        way.spent.fetch_add(time, Ordering::Relaxed);
         let of_a_mib = (time as f64 * f64::from(1 << 20) / self.bytes as f64) as u64;
-        let before = way.best.load(Ordering::Relaxed);
-        if before == 0 || of_a_mib < before {
-            way.best.store(of_a_mib.max(1), Ordering::Relaxed);
-        }
-        let is_quicker = before == 0 || of_a_mib < before / 50 * 49;
-        way.since.store(if is_quicker { 0 } else { way.since.load(Ordering::Relaxed) + 1 }, Ordering::Relaxed);
+        self.of.ways[usize::from(self.streams)].learn(time, of_a_mib);
         if self.of.ways.iter().all(Way::is_known) {
             VERDICTS[self.class as usize].store(u32::from(self.of.is_quicker_past()), Ordering::Relaxed);
         }
@@ -201,6 +213,22 @@ mod tests {
         let bytes = from() << 2;
         VERDICTS[4 * bytes.ilog2() as usize].store(1, Ordering::Relaxed);
         assert!(!learn(bytes, |streams, last| if streams || last { 1 << 24 } else { 1 << 20 }).1);
+    }
+
+    /// As when a run past the caches finds them full of what others have left there to be written.
+    #[test]
+    fn a_single_quick_run_is_no_proof() {
+        let (bytes, runs) = (from() << 3, std::cell::Cell::new(0));
+        VERDICTS[4 * bytes.ilog2() as usize].store(0, Ordering::Relaxed);
+        let (_, streams) = learn(bytes, |streams, _| {
+            runs.set(runs.get() + i32::from(streams));
+            match (streams, runs.get()) {
+                (false, _) => 1 << 23,
+                (true, 1) => 1 << 20,
+                (true, _) => 1 << 24,
+            }
+        });
+        assert!(!streams && runs.get() > 1);
     }
 
     /// A cache that takes its time to keep the result is waited for.
