@@ -62,11 +62,11 @@ struct Team {
 impl Team {
     const ALONE: Team = Team { threads: 1, wakes: 0 };
 
-    /// How many nanoseconds of work a chunk should be: so that there are as many chunks for each thread, a few of them,
-    /// for who is done first to have something to take over.
+    /// How many nanoseconds of work a chunk should be: so that there are as many chunks for each thread, and enough of them
+    /// for who is done first to have something to take over, and to wait for little more than he would linger for.
     fn chunk(self, cost: f64) -> f64 {
         let share = cost / self.threads as f64;
-        let chunks = (share / CHUNK.0).floor().clamp(1.0, 4.0).max((share / CHUNK.1).ceil());
+        let chunks = (share / CHUNK.0).floor().clamp(1.0, 16.0).max((share / CHUNK.1).ceil());
         share / chunks
     }
 }
