@@ -36,6 +36,7 @@ pub mod lower;
 mod print;
 pub mod rare;
 pub mod reduce;
+pub mod unroll;
 mod verify;
 
 pub use builder::Builder;

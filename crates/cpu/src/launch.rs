@@ -4,7 +4,7 @@
 //! if the kernel is splittable, of a range of inner elements); threads share out the rows. *Staged*: one row at a time,
 //! one loop at a time, each loop cut at leaf boundaries into pieces that threads share out; for few long rows, and for
 //! inner dimensions that do not merge, whose operands are packed piece by piece; see `staged.rs`. Column kernels are in
-//! `columns.rs`, short rows that share an input in `short.rs`, runs that share their input in `together.rs`.
+//! `columns.rs`, rows that share inputs in `shared.rs`, and short ones in `short.rs`, runs that share their input in `together.rs`.
 //!
 //! Invariants: results do not depend on how work is cut. A small serial run allocates nothing. The floating point
 //! state of a thread is the default one (round to nearest, subnormals kept) while it runs compiled code, and the host's
@@ -17,6 +17,7 @@ mod fork;
 mod matmul;
 mod pack;
 mod pool;
+mod shared;
 mod short;
 mod staged;
 mod streaming;
@@ -25,6 +26,7 @@ mod together;
 pub use buffer::{AlignedBuffer, BufferPool};
 pub use fork::forks;
 pub use matmul::Matmul;
+pub(crate) use shared::is_shared;
 
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;
@@ -32,7 +34,7 @@ use crate::wide::{SideBySide, side_by_side};
 use crate::{Error, Tier};
 use environment::FloatEnvironment;
 use numfuse_core::kernel::reduce;
-use numfuse_core::kernel::{Inst, Kernel, Level, Nest, Operand, Prim, Reduction, Role, StageKind, Value};
+use numfuse_core::kernel::{Access, Inst, Kernel, Level, Nest, Operand, Prim, Reduction, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
 use smallvec::SmallVec;
 use std::cell::UnsafeCell;
@@ -190,6 +192,8 @@ struct Form {
     inner: usize,
     /// Bytes of the output, if the code can store it past the caches.
     streamed: usize,
+    /// Some inputs are made adjacent first: see `shared.rs`.
+    has_shared_inputs: bool,
     direct: Option<Direct>,
 }
 
@@ -335,6 +339,7 @@ impl Compiled {
         match self.nest {
             _ if form.rows == 0 => Ok(()),
             Nest::Columns => run.columns(),
+            Nest::Rows if form.has_shared_inputs => run.rows_with_shared_inputs(form.rows),
             Nest::Rows => run.rows(form.rows),
         }?;
         if let Some(trial) = trial {
@@ -367,11 +372,12 @@ impl Compiled {
     /// What follows from a launch, after a check that it fits: a launch that does not would make the code reach other
     /// memory than the caller vouches for.
     fn form(&self, launch: &Launch) -> Result<Form, Error> {
-        self.check(launch)?;
+        let has_shared_inputs = self.check(launch)?;
         let (rows, inner) = (launch.rows(), launch.inner_len());
         let cost = self.row_cost(inner) * rows as f64;
         let simple = self.nest == Nest::Rows
             && rows > 0
+            && !has_shared_inputs
             && launch.outer.len() <= 1
             && launch.inner.len() <= 1
             && self.operands.len() <= DIRECT_OPERANDS
@@ -388,7 +394,7 @@ impl Compiled {
         let outputs = self.operands.iter().filter(|o| o.role == Role::Out && o.level == Level::Inner);
         let element = outputs.map(|o| o.dtype.size()).max().unwrap_or(0);
         let streamed = rows.saturating_mul(inner).saturating_mul(element);
-        Ok(Form { rows, inner, streamed, direct })
+        Ok(Form { rows, inner, streamed, has_shared_inputs, direct })
     }
 
     /// Estimated nanoseconds for a row of so many inner elements.
@@ -396,7 +402,8 @@ impl Compiled {
         self.cost * inner as f64 + 10.0
     }
 
-    fn check(&self, launch: &Launch) -> Result<(), Error> {
+    /// Whether the launch fits; true if it has inputs that have to be made adjacent first.
+    fn check(&self, launch: &Launch) -> Result<bool, Error> {
         let fail = |what: &str| Err(misfit(what));
         if launch.layouts.len() != self.operands.len() {
             return fail("another number of operands");
@@ -407,6 +414,8 @@ impl Compiled {
         if self.nest == Nest::Columns && launch.inner.len() > 1 {
             return fail("several inner dimensions of a column kernel: it is not canonical");
         }
+        let may_share = self.nest == Nest::Rows && self.reductions.is_empty() && self.analysis.scratch_bytes == 0;
+        let mut has_shared_inputs = false;
         for (operand, layout) in self.operands.iter().zip(&launch.layouts) {
             if layout.outer.len() != launch.outer.len()
                 || layout.reduced.len() != launch.reduced.len()
@@ -415,10 +424,13 @@ impl Compiled {
                 return fail("a layout of another rank");
             }
             if numfuse_core::launch::access(operand, layout) != operand.access {
-                return fail("an operand of another access");
+                if !(may_share && operand.access == Access::Unit && is_shared(operand, layout)) {
+                    return fail("an operand of another access");
+                }
+                has_shared_inputs = true;
             }
         }
-        Ok(())
+        Ok(has_shared_inputs)
     }
 }
 

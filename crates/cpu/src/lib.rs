@@ -3,7 +3,8 @@
 //! the bits of [`numfuse_core::interp::run`], whatever the code generator, the host, and the number of threads.
 //!
 //! In reading order: `clif` (kernel to Cranelift IR), `wide` (kernel to wide vector code) and `disassemble` (its text),
-//! [`jit`](MemoryStats) (code memory), [`launch`](Compiled::run) (threads and buffers).
+//! [`jit`](MemoryStats) (code memory), [`specialize`] (which kernel is compiled for a launch), [`launch`](Compiled::run)
+//! (threads and buffers).
 //!
 //! ```
 //! use numfuse_core::dtype::DType;
@@ -28,10 +29,12 @@ mod disassemble;
 mod jit;
 #[allow(unsafe_code, reason = "compiled code is called and memory is allocated here")]
 mod launch;
+mod specialize;
 mod wide;
 
 pub use jit::MemoryStats;
 pub use launch::{AlignedBuffer, BufferPool, Compiled, Matmul, Prepared, RunOptions, forks};
+pub use specialize::{Specialized, specialize, specialize_from};
 
 use clif::{Analysis, Target};
 use cranelift_codegen::Context;

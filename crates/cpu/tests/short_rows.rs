@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::{Block, Case, Code, Compilers, Mode, Rng, put, random_bits};
+use common::{Block, Case, Code, Compilers, EACH_CODE, Mode, Rng, put, random_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Access, Builder, Kernel, Level, Nest, Reducer, Role, StageKind};
 use numfuse_core::launch::{Launch, Layout, for_each_index};
-use numfuse_cpu::{Compiler, Options, RunOptions};
+use numfuse_cpu::{Compiler, Options, RunOptions, specialize, specialize_from};
 
 const MODES: [Mode; 4] = [
     Mode { code: Code::Avx512, threads: 1, shared: false },
@@ -125,6 +125,68 @@ fn rows_of_every_length() {
         let inner = if rng.one_in(4) { rng.pick(&long) } else { rng.pick(&short) };
         let case = case(rng, kernel, [outer, rows, inner]);
         case.check(&compilers, &MODES, &format!("seed {seed}"));
+    }
+}
+
+/// What is compiled for them has no loops and no reductions: `Case::check` runs that, too.
+#[test]
+fn rows_of_few_elements_are_elements() {
+    let compilers = Compilers::new();
+    let reducers = [Reducer::Sum, Reducer::Prod, Reducer::Min, Reducer::Max, Reducer::Any, Reducer::Moments];
+    for (seed, (elements, reducer)) in (1..=20).flat_map(|n| reducers.map(|reducer| (n, reducer))).enumerate() {
+        let rng = &mut Rng::of_seed(seed as u64, false);
+        let dtype = rng.pick(&[DType::F64, DType::F32]);
+        let kernel = if rng.one_in(4) { normalised(dtype) } else { reduced(dtype, reducer) };
+        let sizes = [rng.pick(&[1, 3, 9]), rng.pick(&[8, 67, 200]), elements];
+        let case = case(rng, kernel, sizes);
+        let specialized = specialize_from(1, &case.kernel, &case.launch);
+        assert!(
+            specialized.is_some_and(|s| s.unrolled.is_some() && s.kernel.is_elementwise()),
+            "{elements}, {reducer:?}"
+        );
+        case.check(&compilers, &EACH_CODE, &format!("{elements}, {reducer:?}"));
+        case.check(&compilers, &MODES, &format!("{elements}, {reducer:?}"));
+    }
+}
+
+/// Inputs that are the same for all rows, and whose elements are apart: made adjacent, tile by tile.
+#[test]
+fn rows_share_inputs_whose_elements_are_apart() {
+    let compilers = Compilers::new();
+    for (seed, (dtype, elements)) in
+        [64, 511, 1500, 9001].into_iter().flat_map(|n| [(DType::F64, n), (DType::I16, n)]).enumerate()
+    {
+        let rng = &mut Rng::of_seed(seed as u64, true);
+        let mut b = Builder::kernel(Nest::Rows);
+        let [x, y, z] = [(); 3].map(|()| b.operand(dtype, Role::In, Level::Inner));
+        let out = b.operand(dtype, Role::Out, Level::Inner);
+        b.stage(StageKind::Loop);
+        let [x, y, z] = [x, y, z].map(|n| b.load(n));
+        let (product, difference) = (b.mul(x, y), b.sub(x, z));
+        let result = b.add(product, difference);
+        b.store(out, result);
+        // A column of an array, twice; the other one is there backwards.
+        let sizes = [if seed % 3 == 0 { 9 } else { 21 }, elements, 11];
+        let orders: [(&[usize], bool); 4] = [(&[0, 1], false), (&[1, 2], false), (&[1, 2], true), (&[0, 1], false)];
+        let placed: Vec<_> =
+            orders.iter().map(|(order, backwards)| place(rng, dtype, sizes, order, *backwards)).collect();
+        let layout = |[outer, inner, _]: [isize; 3]| Layout {
+            outer: [outer].into_iter().collect(),
+            reduced: Default::default(),
+            inner: [inner].into_iter().collect(),
+        };
+        let launch = Launch {
+            outer: [sizes[0]].into_iter().collect(),
+            reduced: Default::default(),
+            inner: [elements].into_iter().collect(),
+            layouts: placed.iter().map(|(_, strides)| layout(*strides)).collect(),
+        };
+        let memory = placed.into_iter().map(|(block, _)| block).collect();
+        let mut case = Case { kernel: b.finish(), launch, memory, params: Vec::new() };
+        case.prepare();
+        let specialized = specialize(&case.kernel, &case.launch).expect("a kernel for adjacent elements");
+        assert!(specialized.kernel.operands.iter().all(|operand| operand.access != Access::Strided));
+        case.check(&compilers, &MODES, &format!("{dtype}, {elements}"));
     }
 }
 

@@ -15,7 +15,7 @@ use numfuse_core::launch::Launch;
 use numfuse_core::pipeline;
 use numfuse_core::plan::{BufferId, BufferKind, FusedKernel, Fusible, Plan, Step, Strided, Work};
 use numfuse_core::shape::{ConstraintKind, DimId, MAX_RANK, contracted};
-use numfuse_cpu::Tier;
+use numfuse_cpu::{Specialized, Tier};
 use numfuse_cuda::emit::{self, Class, Fused};
 use numfuse_cuda::matmul::{self, Classified, Product};
 use numfuse_cuda::nvrtc::{Options, Usage};
@@ -197,11 +197,9 @@ fn declaration(text: &str) -> Result<Input> {
     Ok(Input { name: name.to_owned(), dtype, weak: false, shape })
 }
 
-/// The size that unknown dimensions are taken to have when kernels are specialised.
-const SOME_SIZE: u64 = 8;
-
-/// The same for kernels of a GPU: what is small does not go there.
-const LARGE_SIZE: u64 = 4096;
+/// The sizes that unknown dimensions are taken to have when kernels are specialised: large, or small if there are no arrays of so many
+/// dimensions of that size.
+const SIZES: [u64; 2] = [4096, 8];
 
 fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Result<Explanation> {
     let mut stages: Vec<(Stage, String)> = program.tree().map(|tree| (Stage::Parse, tree)).into_iter().collect();
@@ -217,18 +215,32 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
         before.clone_from(&text);
         stages.push((stage, if same { "unchanged".to_owned() } else { text }));
     }
-    let sizes =
-        plan.graph.dims.sizes(&symbols.clone().unwrap_or_else(|| vec![SOME_SIZE; plan.graph.dims.symbol_count()]));
-    let known = symbols.is_some().then_some(sizes.as_slice());
-    stages.push((Stage::Plan, plan_text(&plan, known)));
+    let count = plan.graph.dims.symbol_count();
+    let sizes = |size: u64| plan.graph.dims.sizes(&symbols.clone().unwrap_or_else(|| vec![size; count]));
+    let [large, small] = SIZES.map(sizes);
+    stages.push((Stage::Plan, plan_text(&plan, symbols.is_some().then_some(small.as_slice()))));
 
-    let steps = steps(&plan, &sizes).map_err(in_text)?;
+    let (sizes, steps) = match steps(&plan, &large) {
+        Ok(steps) => (large, steps),
+        Err(_) => (small.clone(), steps(&plan, &small).map_err(in_text)?),
+    };
     let compiler = shared.code.compiler();
+    let on_host = shared.device.is_cpu() && compiler.is_some();
+    let specialized: Vec<Option<Specialized>> = steps
+        .iter()
+        .map(|(work, launch)| match work {
+            Work::Kernel(kernel) if on_host => numfuse_cpu::specialize(kernel, launch),
+            _ => None,
+        })
+        .collect();
     let mut each = |stage: Stage, title: &dyn Fn(&Kernel) -> String, show: &dyn Fn(&Kernel) -> String| {
         let mut text = String::new();
-        for (i, (work, _)) in steps.iter().enumerate() {
+        for (i, ((work, _), specialized)) in steps.iter().zip(&specialized).enumerate() {
             let _ = match work {
-                Work::Kernel(kernel) => writeln!(text, "k{i}:{}\n{}", title(kernel), show(kernel).trim_end()),
+                Work::Kernel(kernel) => {
+                    let (kernel, how) = specialized.as_ref().map_or((kernel, String::new()), |s| (&s.kernel, form(s)));
+                    writeln!(text, "k{i}:{how}{}\n{}", title(kernel), show(kernel).trim_end())
+                }
                 Work::Matmul(_) if stage == Stage::Kernel => writeln!(text, "k{i}:\n{work}"),
                 Work::Matmul(dtype) => writeln!(text, "k{i}: no kernel, but a product of matrices of {dtype}"),
             };
@@ -254,13 +266,6 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
     each(Stage::Clif, &unused, &|kernel| native(&|compiler| compiler.clif(kernel)));
     each(Stage::Asm, &made_by, &|kernel| native(&|compiler| compiler.disassemble(kernel)));
 
-    let large =
-        plan.graph.dims.sizes(&symbols.clone().unwrap_or_else(|| vec![LARGE_SIZE; plan.graph.dims.symbol_count()]));
-    // Arrays of many dimensions of that size there are none.
-    let (sizes, steps) = match self::steps(&plan, &large) {
-        Ok(launched) => (large, launched),
-        Err(_) => (sizes, steps),
-    };
     let (arch, options) = match shared.device.backend() {
         Some(backend) => {
             let (major, minor) = backend.device().arch();
@@ -269,6 +274,19 @@ fn explain(shared: &Shared, program: &Program, symbols: Option<Vec<u64>>) -> Res
         None => (SOME_ARCH, Options::default()),
     };
     Ok(Explanation { stages, on_device: OnDevice { plan, sizes, steps, arch, options }, cuda: OnceLock::new() })
+}
+
+/// How what is compiled differs from the kernel of the plan.
+fn form(specialized: &Specialized) -> String {
+    let mut text = String::new();
+    if let Some(elements) = specialized.unrolled {
+        let _ = write!(text, " rows of {elements} unrolled;");
+    }
+    if !specialized.shared.is_empty() {
+        let names: Vec<String> = specialized.shared.iter().map(|n| format!("m{n}")).collect();
+        let _ = write!(text, " {} packed first;", names.join(", "));
+    }
+    text
 }
 
 /// What runs on a GPU, and what its text is compiled for, and how, to tell what it needs.

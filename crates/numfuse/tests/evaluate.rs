@@ -24,6 +24,32 @@ fn the_first_example_has_the_bits_of_a_loop() {
     assert_eq!(y.as_slice::<f64>().unwrap(), want);
 }
 
+/// A bound that a loop does not change is looked at once, before it. That gives what a bound of each element's own gives.
+#[test]
+fn bounds_are_what_arrays_of_them_are() {
+    let special = [f64::NAN, 0.0, -0.0, 1.0, -1.0, f64::INFINITY, f64::NEG_INFINITY, 5e-324, -1e308];
+    // The sign of a NaN is nobody's.
+    let bits = |array: &Array| -> Vec<u64> {
+        let elements = evaluate("float64(array)", &vars! { array }).unwrap();
+        elements.as_slice::<f64>().unwrap().iter().map(|x| if x.is_nan() { 1 } else { x.to_bits() }).collect()
+    };
+    for bound in special {
+        let x: Vec<f64> = special.into_iter().chain(numbers(90, 5)).collect();
+        let each = vec![bound; x.len()];
+        for text in
+            ["maximum(x, b)", "maximum(b, x)", "minimum(x, b)", "minimum(b, x)", "clip(x, b, 2)", "clip(x, -2, b)"]
+        {
+            let of_all = evaluate(text, &vars! { x, b: bound }).unwrap();
+            let of_each = evaluate(text, &vars! { x, b: each }).unwrap();
+            assert_eq!(bits(&of_all), bits(&of_each), "{text} with {bound}");
+            let [x, each] = [&x, &each].map(|v| v.iter().map(|x| *x as f32).collect::<Vec<f32>>());
+            let of_all = evaluate(text, &vars! { x, b: bound as f32 }).unwrap();
+            let of_each = evaluate(text, &vars! { x, b: each }).unwrap();
+            assert_eq!(bits(&of_all), bits(&of_each), "{text} of float32 with {bound}");
+        }
+    }
+}
+
 #[test]
 fn reductions_follow_ndarray() {
     let x = Array2::from_shape_vec((50, 21), numbers(1050, 3)).unwrap();

@@ -79,6 +79,20 @@ fn outputs_may_overlap_inputs_in_any_way() {
                 check(&engine, text, 4900, x, out);
             }
         }
+        // Rows of three elements, which have no loop.
+        let narrow = View::new(0, &[500, 3], &[3, 1]);
+        let turned = View::new(0, &[500, 3], &[1, 500]);
+        let backwards = View::new(1499, &[500, 3], &[-3, -1]);
+        for text in ["x / sum(x, axis=1, keepdims=True)", "(x - mean(x, axis=1, keepdims=True)) * x[:, :1]"] {
+            let views = [&narrow, &turned, &backwards];
+            for (x, out) in views.iter().flat_map(|x| views.iter().map(move |out| (x, out))) {
+                check(&engine, text, 1500, x, out);
+            }
+        }
+        for first in 0..4 {
+            check(&engine, "sum(x**2, axis=1)", 1501, &narrow, &View::new(first, &[500], &[3]));
+            check(&engine, "max(x, axis=1)", 1501, &narrow, &View::new(first, &[500], &[1]));
+        }
         // A scalar result on top of the array that it is made from.
         for text in ["sum(x)", "max(x) - x[0]", "x[17]"] {
             check(&engine, text, n + 1, &whole, &View::new(17, &[], &[]));

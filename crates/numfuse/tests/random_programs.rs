@@ -31,7 +31,7 @@ struct Program {
 }
 
 fn program(choices: &mut Choices<'_>) -> Program {
-    let sizes = [choices.pick(&[3, 5, 1, 4, 9, 17, 40, 0]), choices.pick(&[4, 2, 1, 33, 70])];
+    let sizes = [choices.pick(&[3, 5, 1, 4, 9, 17, 40, 0]), choices.pick(&[4, 2, 1, 33, 70, 300])];
     let mut inputs = Vec::new();
     for i in 0..1 + choices.below(3) {
         let dtype = if choices.once_in(2) { choices.pick(&DType::ALL) } else { DType::F64 };

@@ -409,7 +409,7 @@ impl Builder {
         self.push_prim(Prim::Bitcast, Args::from_slice(&[x]), dtype)
     }
 
-    fn push_prim(&mut self, prim: Prim, args: Args, dtype: DType) -> Value {
+    pub(super) fn push_prim(&mut self, prim: Prim, args: Args, dtype: DType) -> Value {
         #[cfg(debug_assertions)]
         {
             let dtypes: SmallVec<[DType; 3]> = args.iter().map(|v| self.dtype(*v)).collect();

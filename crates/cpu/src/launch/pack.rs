@@ -57,7 +57,7 @@ impl Packed {
 }
 
 /// Copies elements `begin..end` of an operand's inner dimensions, which begin at `origin`, to a tile, or back.
-fn copy(run: &Run<'_>, operand: u32, origin: *mut u8, tile: *mut u8, begin: usize, end: usize, back: bool) {
+pub(super) fn copy(run: &Run<'_>, operand: u32, origin: *mut u8, tile: *mut u8, begin: usize, end: usize, back: bool) {
     let sizes = &run.launch.inner;
     let strides = &run.launch.layouts[operand as usize].inner;
     let size = run.compiled.operands[operand as usize].dtype.size();

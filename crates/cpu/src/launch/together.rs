@@ -7,7 +7,7 @@
 //! have their elements fetched while they compute, which the many short streams of chunks only disturb.
 
 use super::staged::StagedRow;
-use super::{LEAF, Prepared, Run, RunOptions, tile};
+use super::{Form, LEAF, Prepared, Run, RunOptions, tile};
 use crate::Error;
 use numfuse_core::kernel::{Level, Nest, Operand, Role, StageKind};
 use numfuse_core::launch::{Launch, Layout};
@@ -102,7 +102,8 @@ impl Prepared {
     /// How this may be cut; nothing if it may not, or would run slower.
     fn cut(&self) -> Option<Cut> {
         let (compiled, launch) = (&self.compiled, &self.launch);
-        if compiled.nest != Nest::Rows || self.form.direct.is_some() || self.form.rows == 0 || self.form.inner == 0 {
+        let Form { rows, inner, has_shared_inputs, ref direct, .. } = self.form;
+        if compiled.nest != Nest::Rows || direct.is_some() || has_shared_inputs || rows == 0 || inner == 0 {
             return None;
         }
         if compiled.analysis.splittable && tile(launch, self.form.inner) < self.form.inner {

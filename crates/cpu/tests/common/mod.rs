@@ -4,7 +4,9 @@
 mod kernels;
 
 pub use kernels::*;
-use numfuse_cpu::{Compiler, Options, RunOptions, Tier};
+use numfuse_core::kernel::Kernel;
+use numfuse_core::launch::Launch;
+use numfuse_cpu::{Compiler, Options, RunOptions, Specialized, Tier, specialize_from};
 use std::sync::atomic::AtomicBool;
 
 /// Which code is made for a kernel.
@@ -70,29 +72,50 @@ impl Compilers {
 impl Case {
     /// What the back end leaves in memory.
     pub fn execute(&self, compilers: &Compilers, mode: Mode) -> Vec<Block> {
+        let operands: Vec<(usize, isize)> = (0..self.memory.len()).map(|n| (n, 0)).collect();
+        self.execute_as(&self.kernel, &self.launch, &operands, compilers, mode)
+    }
+
+    /// The same by another kernel and launch, whose operands are so many bytes after these ones.
+    fn execute_as(
+        &self,
+        kernel: &Kernel,
+        launch: &Launch,
+        operands: &[(usize, isize)],
+        compilers: &Compilers,
+        mode: Mode,
+    ) -> Vec<Block> {
         let mut after = self.memory.clone();
-        let mut compiled = compilers.get(mode).compile(&self.kernel).unwrap_or_else(|e| panic!("{e}"));
+        let mut compiled = compilers.get(mode).compile(kernel).unwrap_or_else(|e| panic!("{e}"));
         if mode.shared {
             compiled.assume_cost(3000.0);
             compiled.assume_large_results();
         }
-        let pointers: Vec<*mut u8> =
+        let starts: Vec<*mut u8> =
             after.iter_mut().map(|block| block.bytes.as_mut_ptr().wrapping_add(block.offset)).collect();
+        let pointers: Vec<*mut u8> = operands.iter().map(|(n, by)| starts[*n].wrapping_offset(*by)).collect();
         let params: Vec<u64> = self.params.iter().map(|p| p.bits()).collect();
         let cancel = AtomicBool::new(false);
         let options = RunOptions { threads: mode.threads, cancel: &cancel };
         // SAFETY: each block covers what the launch reaches in it; blocks are separate allocations.
-        unsafe { compiled.run(&self.launch, &pointers, &params, &options) }.unwrap_or_else(|e| panic!("{e}"));
+        unsafe { compiled.run(launch, &pointers, &params, &options) }.unwrap_or_else(|e| panic!("{e}"));
         after
     }
 
-    /// Runs and compares; panics with the kernel and the launch if they differ.
+    /// Runs and compares, also as what is compiled for the launch if that is another kernel; panics with the kernel and the
+    /// launch if they differ.
     pub fn check(&self, compilers: &Compilers, modes: &[Mode], what: &str) {
         let want = self.interpret();
+        let specialized = specialize_from(1, &self.kernel, &self.launch);
         for mode in modes {
-            let got = self.execute(compilers, *mode);
-            if let Err(difference) = self.compare(&want, &got) {
-                panic!("{what}: {difference}\n{mode:?}\n{}\n{:?}\n{:?}", self.kernel, self.launch, self.params);
+            let same = |got: &[Block], kernel: &Kernel, launch: &Launch| {
+                if let Err(difference) = self.compare(&want, got) {
+                    panic!("{what}: {difference}\n{mode:?}\n{kernel}\n{launch:?}\n{:?}", self.params);
+                }
+            };
+            same(&self.execute(compilers, *mode), &self.kernel, &self.launch);
+            if let Some(Specialized { kernel, launch, operands, .. }) = &specialized {
+                same(&self.execute_as(kernel, launch, operands, compilers, *mode), kernel, launch);
             }
         }
     }

@@ -16,8 +16,9 @@ use crate::view::{ArrayMut, ArrayRef, Binding, Fit, RawArray, Slot, Steps};
 use numfuse_core::diagnostic::{Code, Diagnostic};
 use numfuse_core::dtype::DType;
 use numfuse_core::graph::Graph;
+use numfuse_core::kernel::Kernel;
 use numfuse_core::pipeline;
-use numfuse_core::plan::{BufferId, BufferKind, Plan, Strided, Work};
+use numfuse_core::plan::{Bound, BufferId, BufferKind, Plan, Strided, Work};
 use numfuse_core::shape::Unmet;
 use numfuse_cuda::matmul::Product;
 use numfuse_lang::{Ast, DimSpec, InputType};
@@ -323,7 +324,11 @@ impl Call {
             let buffers = step.operands.iter().map(|o| o.buffer);
             match step.specialize(&bound.launch) {
                 Work::Kernel(kernel) if !shared.device.is_cpu() => steps.push_on_device(kernel, bound, buffers)?,
-                Work::Kernel(kernel) => {
+                Work::Kernel(mut kernel) => {
+                    let (mut bound, mut buffers) = (bound, buffers.collect::<SmallVec<[BufferId; 8]>>());
+                    if shared.code.compiler().is_some() {
+                        specialize(&mut kernel, &mut bound, &mut buffers);
+                    }
                     let tier = shared.code.get(&kernel)?;
                     steps.push(&kernel, tier, bound, buffers, before == group)?;
                 }
@@ -336,6 +341,16 @@ impl Call {
             }
         }
         Ok(Call { variant, steps })
+    }
+}
+
+/// Makes of a kernel with a launch of it, which runs on these buffers, what is compiled for that launch.
+fn specialize(kernel: &mut Kernel, bound: &mut Bound, buffers: &mut SmallVec<[BufferId; 8]>) {
+    if let Some(specialized) = numfuse_cpu::specialize(kernel, &bound.launch) {
+        *kernel = specialized.kernel;
+        bound.launch = specialized.launch;
+        bound.offsets = specialized.operands.iter().map(|(n, by)| bound.offsets[*n].wrapping_add(*by)).collect();
+        *buffers = specialized.operands.iter().map(|(n, _)| buffers[*n]).collect();
     }
 }
 

@@ -251,11 +251,10 @@ impl Steps {
         kernel: &Kernel,
         tier: Tier,
         bound: Bound,
-        buffers: impl Iterator<Item = BufferId>,
+        buffers: SmallVec<[BufferId; 8]>,
         may_join: bool,
     ) -> Result<()> {
         let Bound { launch, offsets, params, .. } = bound;
-        let buffers: SmallVec<[BufferId; 8]> = buffers.collect();
         let count = kernel.operands.len();
         if buffers.len() != count || offsets.len() != count || launch.layouts.len() != count {
             return Err(broken("operand count"));

@@ -1,0 +1,181 @@
+//! Kernels whose rows have few elements, without loops: each row becomes one element of an elementwise kernel.
+//!
+//! The sum of three squares needs no lanes, no leaves and no loop, but five operations; rows are what fills vectors then. The
+//! order of every reduction is that of [`super::reduce`], so the bits stay the same.
+//!
+//! Invariant: the result has no reductions and no scratch, and all of its operands vary along its inner dimension.
+
+use super::{Body, Builder, Inst, Kernel, Level, Nest, Reduction, StageKind, Value, reduce};
+use crate::literal::Literal;
+use smallvec::SmallVec;
+
+/// A kernel whose rows are unrolled.
+#[derive(Clone, Debug)]
+pub struct Unrolled {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// For each of its operands the one it comes from, and which element of the row it is: 0 for one per row.
+    pub operands: Vec<(usize, usize)>,
+}
+
+/// The kernel for rows of so many elements, at least one; none unless it is a row kernel that reduces them, in fewer lanes.
+pub fn unroll(kernel: &Kernel, elements: usize) -> Option<Unrolled> {
+    let lanes = |r: &Reduction| reduce::lanes(Nest::Rows, r.dtype);
+    if kernel.nest != Nest::Rows || kernel.reductions.is_empty() || elements == 0 {
+        return None;
+    }
+    if kernel.reductions.iter().map(lanes).any(|lanes| elements > lanes) {
+        return None;
+    }
+    let mut b = Builder::kernel(Nest::Rows);
+    let params = kernel.params.iter().map(|dtype| b.param(*dtype)).collect();
+    let mut operands = Vec::new();
+    let mut first = Vec::with_capacity(kernel.operands.len());
+    for (n, operand) in kernel.operands.iter().enumerate() {
+        first.push(operands.len() as u32);
+        for element in 0..if operand.level == Level::Row { 1 } else { elements } {
+            b.operand(operand.dtype, operand.role, Level::Inner);
+            operands.push((n, element));
+        }
+    }
+    b.stage(StageKind::Loop);
+    let mut unrolling = Unrolling {
+        kernel,
+        elements,
+        params,
+        first,
+        values: vec![SmallVec::new(); kernel.insts.len()],
+        scratch: vec![vec![None; elements]; kernel.scratch.len()],
+        reduced: vec![None; kernel.reductions.len()],
+        b,
+    };
+    for stage in 0..kernel.stages.len() {
+        unrolling.stage(stage);
+    }
+    Some(Unrolled { kernel: unrolling.b.finish(), operands })
+}
+
+struct Unrolling<'k> {
+    kernel: &'k Kernel,
+    elements: usize,
+    params: Vec<Value>,
+    /// The first of the operands that each operand becomes.
+    first: Vec<u32>,
+    /// What each value is: for each element of the row, or for all of them.
+    values: Vec<SmallVec<[Value; 4]>>,
+    /// What each scratch slot holds for each element.
+    scratch: Vec<Vec<Option<Value>>>,
+    reduced: Vec<Option<Value>>,
+    b: Builder,
+}
+
+impl Unrolling<'_> {
+    fn stage(&mut self, stage: usize) {
+        if self.kernel.stages[stage].kind == StageKind::Row {
+            return self.run(stage, 0);
+        }
+        let mut done = vec![false; self.elements];
+        for (n, reduction) in self.kernel.reductions_of(stage) {
+            let state = self.state(reduction, &mut done, 0, 1);
+            self.reduced[n] = Some(state.0[reduction.reducer.result()]);
+        }
+        for element in (0..self.elements).filter(|element| !done[*element]) {
+            self.run(stage, element);
+        }
+    }
+
+    /// The state of a lane, and how many elements it holds, when all lanes at a distance of `apart` or more have merged. The
+    /// elements come in the order in which they are needed, so that few are waiting for others.
+    fn state(
+        &mut self,
+        reduction: &Reduction,
+        done: &mut [bool],
+        lane: usize,
+        apart: usize,
+    ) -> (SmallVec<[Value; 2]>, usize) {
+        let Reduction { reducer, dtype, .. } = *reduction;
+        if apart >= self.elements {
+            if !std::mem::replace(&mut done[lane], true) {
+                self.run(reduction.stage as usize, lane);
+            }
+            let x = self.value(reduction.input, lane);
+            let mut args: SmallVec<[Value; 4]> = SmallVec::new();
+            args.extend(reducer.init(dtype).into_iter().map(|x| self.b.constant(x)));
+            args.push(x);
+            if !reducer.counts() {
+                // The initial state is an identity.
+                return (SmallVec::from_elem(x, 1), 1);
+            }
+            return (self.inline(&reducer.step(dtype), args, &[1]), 1);
+        }
+        let (left, before) = self.state(reduction, done, lane, 2 * apart);
+        if lane + apart >= self.elements {
+            return (left, before);
+        }
+        let (right, after) = self.state(reduction, done, lane + apart, 2 * apart);
+        let args = left.into_iter().chain(right).collect();
+        let counts: &[usize] = if reducer.counts() { &[before, after] } else { &[] };
+        (self.inline(&reducer.merge(dtype), args, counts), before + after)
+    }
+
+    /// Appends a body of a reducer, which takes so many counts after its other arguments.
+    fn inline(&mut self, body: &Body, mut args: SmallVec<[Value; 4]>, counts: &[usize]) -> SmallVec<[Value; 2]> {
+        let dtype = self.b.dtype(args[0]);
+        args.extend(counts.iter().map(|n| self.b.constant(Literal::from_i64(dtype, *n as i64))));
+        self.b.inline(body, &args)
+    }
+
+    /// Appends the instructions of a stage, for one element if it is a loop.
+    fn run(&mut self, stage: usize, element: usize) {
+        let kernel = self.kernel;
+        for v in kernel.stages[stage].values() {
+            let dtype = kernel.dtype(v);
+            let operand = |n: u32| {
+                let varies = kernel.operands[n as usize].level == Level::Inner;
+                self.first[n as usize] + if varies { element as u32 } else { 0 }
+            };
+            let value = match kernel.inst(v) {
+                Inst::Const(literal) => self.b.constant(*literal),
+                Inst::Param(n) => self.params[*n as usize],
+                Inst::Load(n) => self.b.load(operand(*n)),
+                Inst::Store(n, x) => {
+                    let (operand, x) = (operand(*n), self.value(*x, element));
+                    self.b.store(operand, x);
+                    continue;
+                }
+                Inst::Prim(prim, args) => {
+                    let args = args.map(|x| self.value(x, element));
+                    self.b.push_prim(*prim, args, dtype)
+                }
+                Inst::ScratchStore(n, x) => {
+                    self.scratch[*n as usize][element] = Some(self.value(*x, element));
+                    continue;
+                }
+                Inst::ScratchLoad(n) => match self.scratch[*n as usize][element] {
+                    Some(x) => x,
+                    None => unreachable!("a scratch slot is stored before it is loaded"),
+                },
+                Inst::Reduced(n) => match self.reduced[*n as usize] {
+                    Some(x) => x,
+                    None => unreachable!("a reduction is used after its loop"),
+                },
+                Inst::Arg(_) => unreachable!("an argument in a kernel"),
+            };
+            let values = &mut self.values[v.index()];
+            // Loop values have one for each element, in any order.
+            if kernel.stages[stage].kind == StageKind::Loop && values.is_empty() {
+                values.resize(self.elements, value);
+            }
+            match values.get_mut(element) {
+                Some(slot) => *slot = value,
+                None => values.push(value),
+            }
+        }
+    }
+
+    /// What a value is for an element.
+    fn value(&self, v: Value, element: usize) -> Value {
+        let values = &self.values[v.index()];
+        if values.len() == 1 { values[0] } else { values[element] }
+    }
+}
