@@ -53,17 +53,30 @@ def timed(function, calls, clock=time.perf_counter):
     return (clock() - start) / calls
 
 
-def quiet(longest, used=time.process_time, sleep=time.sleep, step=0.001):
-    """Sleeps until all threads of the process have done so for a step, or for so long. How long threads spin differs between machines:
-    they count turns, not time."""
-    for _ in range(max(1, round(longest / step))):
-        before = used()
-        sleep(step)
-        if used() - before < step / 5:
-            return
+class Rest:
+    """Sleeps until all threads of the process have done so for a step, and as long as it once took until they did: who follows those that
+    spin shall not find caches that are colder. How long threads spin differs between machines: they count turns, not time."""
+
+    def __init__(self, used=time.process_time, sleep=time.sleep, step=0.001):
+        self.used, self.sleep, self.step, self.longest = used, sleep, step, 0.0
+
+    def __call__(self, most):
+        """Of so many seconds at most."""
+        rested = self.longest - self.step
+        if rested > 0:
+            self.sleep(rested)
+        else:
+            rested = 0.0
+        while rested < most:
+            before = self.used()
+            self.sleep(self.step)
+            rested += self.step
+            if self.used() - before < self.step / 5:
+                break
+        self.longest = rested
 
 
-def interleaved(functions, effort=Effort(), clock=time.perf_counter, rest=quiet):
+def interleaved(functions, effort=Effort(), clock=time.perf_counter, rest=Rest()):
     """Times functions without arguments, by name; a name's result is a Timing, or TooSlow with the seconds of one call."""
     results, plans = {}, {}
     collecting = gc.isenabled()

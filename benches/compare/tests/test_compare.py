@@ -66,16 +66,22 @@ class Measure(unittest.TestCase):
         self.assertEqual((found["a"].calls, found["a"].rounds), (1, 4))
 
     def test_a_rest_ends_when_nothing_spins_any_more(self):
-        def rested(spinning, longest):
+        def rests(most, *spinning):
             clock = Clock()
-            sleep = lambda seconds: clock.function("", seconds)()
-            # One thread spins for so long; to look takes some time, too.
-            measure.quiet(longest, lambda: min(clock(), spinning) + clock() / 100, sleep, 0.25)
-            return clock()
+            times, end = [], 0.0
+            # One thread spins from the begin of each rest; to look takes some time, too.
+            used = lambda: min(clock(), end) + clock() / 100
+            rest = measure.Rest(used, lambda seconds: clock.function("", seconds)(), 0.25)
+            for seconds in spinning:
+                begin, end = clock(), clock() + seconds
+                rest(most)
+                times.append(clock() - begin)
+            return times
 
-        self.assertEqual(rested(0.0, 4.0), 0.25)
-        self.assertEqual(rested(1.5, 4.0), 1.75)
-        self.assertEqual(rested(9.0, 4.0), 4.0)
+        self.assertEqual(rests(4.0, 0.0, 0.0), [0.25, 0.25])
+        # As long as the longest one before, whoever comes next.
+        self.assertEqual(rests(4.0, 0.0, 1.5, 0.0, 0.5), [0.25, 1.75, 1.75, 1.75])
+        self.assertEqual(rests(4.0, 9.0, 0.0), [4.0, 4.0])
 
     def test_few_rounds_are_spread_over_many(self):
         clock = Clock()
