@@ -8,14 +8,14 @@
 
 use crate::launch::is_shared;
 use numfuse_core::kernel::unroll::unroll;
-use numfuse_core::kernel::{Access, Kernel, Nest, StageKind};
+use numfuse_core::kernel::{Access, Kernel, Nest, Operand, Role, StageKind};
 use numfuse_core::launch::{Launch, Layout, for_each_index};
 
-/// Rows of more elements than this keep their loops.
-const LONGEST: usize = 32;
+/// Rows of more elements than this keep their loops: where elements of neighbouring rows are apart, and where they are not.
+const LONGEST: (usize, usize) = (32, 64);
 /// And those that would take more instructions and operands than this: their code would take long to emit.
 const MOST_INSTS: usize = 256;
-const MOST_OPERANDS: usize = 96;
+const MOST_OPERANDS: usize = 200;
 /// With fewer rows there is little to gain, and each length of a row has code of its own.
 const LEAST_ROWS: usize = 128;
 /// So many rows have to follow each other, to fill vectors.
@@ -76,11 +76,12 @@ fn unrolled(kernel: &Kernel, launch: &Launch) -> Option<Specialized> {
     let (rows, outer) = launch.outer.split_last()?;
     let loops = kernel.stages.iter().filter(|stage| stage.kind == StageKind::Loop);
     let insts: usize = loops.map(|stage| stage.values().len()).sum();
-    let fits = (1..=LONGEST).contains(&elements)
+    let longest = if kernel.operands.iter().zip(&launch.layouts).all(is_near) { LONGEST.1 } else { LONGEST.0 };
+    let fits = (1..=longest).contains(&elements)
         && elements * insts <= MOST_INSTS
         && elements * kernel.operands.len() <= MOST_OPERANDS
         && (*rows >= LEAST_ADJACENT || outer.is_empty());
-    let unrolled = unroll(kernel, elements).filter(|_| fits)?;
+    let unrolled = if fits { unroll(kernel, elements)? } else { return None };
     let mut kernel = unrolled.kernel;
     // For each element of a row, how many bytes after the first one it is.
     let mut offsets: Vec<Vec<isize>> = vec![Vec::new(); launch.layouts.len()];
@@ -103,4 +104,11 @@ fn unrolled(kernel: &Kernel, launch: &Launch) -> Option<Specialized> {
         operand.access = access;
     }
     Some(Specialized { kernel, launch, operands, unrolled: Some(elements), shared: Vec::new() })
+}
+
+/// True for an operand whose elements in neighbouring rows are the same, adjacent, or made adjacent first.
+fn is_near((operand, layout): (&Operand, &Layout)) -> bool {
+    let Some((row, others)) = layout.outer.split_last() else { return true };
+    let is_packed = operand.role == Role::In && !others.is_empty() && others.iter().all(|stride| *stride == 0);
+    *row == 0 || *row == operand.dtype.size() as isize || is_packed
 }

@@ -147,6 +147,18 @@ fn rows_of_few_elements_are_elements() {
         case.check(&compilers, &EACH_CODE, &format!("{elements}, {reducer:?}"));
         case.check(&compilers, &MODES, &format!("{elements}, {reducer:?}"));
     }
+    // More than a reduction has lanes.
+    let reducers = [Reducer::Sum, Reducer::Max, Reducer::Moments];
+    for (elements, reducer) in [31, 32, 33, 50, 63, 64, 65].into_iter().flat_map(|n| reducers.map(|r| (n, r))) {
+        for dtype in [DType::F64, DType::F32] {
+            let rng = &mut Rng::of_seed(elements as u64, true);
+            let case = case_of_pairs(rng, reduced(dtype, reducer), [11, 67, elements]);
+            let specialized = specialize_from(1, &case.kernel, &case.launch);
+            let is_few = elements <= 64 && reducer == Reducer::Sum;
+            assert!(specialized.is_some_and(|s| s.unrolled.is_some()) || !is_few, "{elements}, {reducer:?}");
+            case.check(&compilers, &MODES, &format!("{dtype}, {elements}, {reducer:?}"));
+        }
+    }
 }
 
 /// Inputs that are the same for all rows, and whose elements are apart: made adjacent, tile by tile.
@@ -197,14 +209,14 @@ fn many_rows_fill_several_tiles() {
     let narrow = [(DType::F32, 50), (DType::F32, 64), (DType::F32, 200), (DType::I16, 7)];
     for (dtype, dimensions) in dimensions.into_iter().chain(narrow) {
         let rng = &mut Rng::of_seed(dimensions as u64, true);
-        let case = case_of_pairs(rng, dtype, [11, 1501, dimensions]);
+        let case = case_of_pairs(rng, reduced(dtype, Reducer::Sum), [11, 1501, dimensions]);
         case.check(&compilers, &MODES, &format!("{dtype}, {dimensions}"));
     }
 }
 
 /// `x` is the same for all rows, `y` for all outer indices.
-fn case_of_pairs(rng: &mut Rng, dtype: DType, sizes: [usize; 3]) -> Case {
-    let kernel = reduced(dtype, Reducer::Sum);
+fn case_of_pairs(rng: &mut Rng, kernel: Kernel, sizes: [usize; 3]) -> Case {
+    let dtype = kernel.operands[0].dtype;
     let orders: [&[usize]; 3] = [&[0, 2], &[1, 2], &[0, 1]];
     let placed: Vec<_> = orders.iter().map(|order| place(rng, dtype, sizes, order, false)).collect();
     let layout = |[outer, row, inner]: [isize; 3]| Layout {

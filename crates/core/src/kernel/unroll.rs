@@ -18,13 +18,10 @@ pub struct Unrolled {
     pub operands: Vec<(usize, usize)>,
 }
 
-/// The kernel for rows of so many elements, at least one; none unless it is a row kernel that reduces them, in fewer lanes.
+/// The kernel for rows of so many elements; none unless it is a row kernel that reduces them, and they are one leaf.
 pub fn unroll(kernel: &Kernel, elements: usize) -> Option<Unrolled> {
-    let lanes = |r: &Reduction| reduce::lanes(Nest::Rows, r.dtype);
-    if kernel.nest != Nest::Rows || kernel.reductions.is_empty() || elements == 0 {
-        return None;
-    }
-    if kernel.reductions.iter().map(lanes).any(|lanes| elements > lanes) {
+    let is_leaf = (1..=reduce::leaf(Nest::Rows)).contains(&elements);
+    if kernel.nest != Nest::Rows || kernel.reductions.is_empty() || !is_leaf {
         return None;
     }
     let mut b = Builder::kernel(Nest::Rows);
@@ -69,6 +66,13 @@ struct Unrolling<'k> {
     b: Builder,
 }
 
+/// A reduction with its bodies.
+struct Fold<'k> {
+    reduction: &'k Reduction,
+    step: Body,
+    merge: Body,
+}
+
 impl Unrolling<'_> {
     fn stage(&mut self, stage: usize) {
         if self.kernel.stages[stage].kind == StageKind::Row {
@@ -76,7 +80,9 @@ impl Unrolling<'_> {
         }
         let mut done = vec![false; self.elements];
         for (n, reduction) in self.kernel.reductions_of(stage) {
-            let state = self.state(reduction, &mut done, 0, 1);
+            let Reduction { reducer, dtype, .. } = *reduction;
+            let fold = Fold { reduction, step: reducer.step(dtype), merge: reducer.merge(dtype) };
+            let state = self.state(&fold, &mut done, 0, 1);
             self.reduced[n] = Some(state.0[reduction.reducer.result()]);
         }
         for element in (0..self.elements).filter(|element| !done[*element]) {
@@ -88,34 +94,44 @@ impl Unrolling<'_> {
     /// elements come in the order in which they are needed, so that few are waiting for others.
     fn state(
         &mut self,
-        reduction: &Reduction,
+        fold: &Fold<'_>,
         done: &mut [bool],
         lane: usize,
         apart: usize,
     ) -> (SmallVec<[Value; 2]>, usize) {
-        let Reduction { reducer, dtype, .. } = *reduction;
-        if apart >= self.elements {
-            if !std::mem::replace(&mut done[lane], true) {
-                self.run(reduction.stage as usize, lane);
+        let Reduction { reducer, dtype, input, stage } = *fold.reduction;
+        let lanes = reduce::lanes(Nest::Rows, dtype);
+        if apart >= lanes.min(self.elements) {
+            let mut state: SmallVec<[Value; 2]> = SmallVec::new();
+            let mut count = 0;
+            for element in (lane..self.elements).step_by(lanes) {
+                if !std::mem::replace(&mut done[element], true) {
+                    self.run(stage as usize, element);
+                }
+                let x = self.value(input, element);
+                count += 1;
+                if count == 1 && !reducer.counts() {
+                    // The initial state is an identity.
+                    state.push(x);
+                    continue;
+                }
+                if count == 1 {
+                    state.extend(reducer.init(dtype).into_iter().map(|x| self.b.constant(x)));
+                }
+                let args = state.iter().copied().chain([x]).collect();
+                let counts: &[usize] = if reducer.counts() { &[count] } else { &[] };
+                state = self.inline(&fold.step, args, counts);
             }
-            let x = self.value(reduction.input, lane);
-            let mut args: SmallVec<[Value; 4]> = SmallVec::new();
-            args.extend(reducer.init(dtype).into_iter().map(|x| self.b.constant(x)));
-            args.push(x);
-            if !reducer.counts() {
-                // The initial state is an identity.
-                return (SmallVec::from_elem(x, 1), 1);
-            }
-            return (self.inline(&reducer.step(dtype), args, &[1]), 1);
+            return (state, count);
         }
-        let (left, before) = self.state(reduction, done, lane, 2 * apart);
-        if lane + apart >= self.elements {
+        let (left, before) = self.state(fold, done, lane, 2 * apart);
+        if lane + apart >= self.elements.min(lanes) {
             return (left, before);
         }
-        let (right, after) = self.state(reduction, done, lane + apart, 2 * apart);
+        let (right, after) = self.state(fold, done, lane + apart, 2 * apart);
         let args = left.into_iter().chain(right).collect();
         let counts: &[usize] = if reducer.counts() { &[before, after] } else { &[] };
-        (self.inline(&reducer.merge(dtype), args, counts), before + after)
+        (self.inline(&fold.merge, args, counts), before + after)
     }
 
     /// Appends a body of a reducer, which takes so many counts after its other arguments.

@@ -15,8 +15,9 @@ use smallvec::SmallVec;
 
 /// The bytes of a tile of all shared inputs: most of a small first-level cache.
 const TILE_BYTES: usize = 24 << 10;
-/// A tile has at least so many elements, so that a row of it takes longer than to begin it.
-const LEAST_TILE: usize = 512;
+/// A tile has at least so many elements, so that a row of it takes longer than to begin it, even if it has to come from the
+/// second-level cache.
+const LEAST_TILE: usize = 128;
 
 /// True for an input that is the same for all rows, and steps through its memory by another size than its elements'.
 pub(crate) fn is_shared(operand: &Operand, layout: &Layout) -> bool {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// A compiled expression; [`Engine::compile`](super::Engine::compile) and [`Engine::prepare`](super::Engine::prepare)
 /// return one. Runs hold no lock, so that threads do not wait for each other; new sizes do not compile anything anew, but for
-/// the first rows of a length up to 32.
+/// the first rows of a length up to 64.
 ///
 /// ```
 /// use numfuse::{Array, DType, Engine, Expr, Kernel, vars};
