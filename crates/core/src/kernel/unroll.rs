@@ -195,3 +195,89 @@ impl Unrolling<'_> {
         if values.len() == 1 { values[0] } else { values[element] }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::interp::{self, Bytes, Memory};
+    use crate::kernel::{Reducer, Role, verify};
+    use crate::launch::{Launch, Layout};
+
+    /// `x - r` for each element and `r` for each row, where `r` is a reduction of `x`.
+    fn centred(reducer: Reducer) -> Kernel {
+        let mut b = Builder::kernel(Nest::Rows);
+        let x = b.operand(DType::F64, Role::In, Level::Inner);
+        let each = b.operand(DType::F64, Role::Out, Level::Inner);
+        let of_row = b.operand(DType::F64, Role::Out, Level::Row);
+        let slot = b.scratch(DType::F64);
+        b.stage(StageKind::Loop);
+        let element = b.load(x);
+        b.scratch_store(slot, element);
+        let r = b.reduce(reducer, element);
+        b.stage(StageKind::Row);
+        let r = b.reduced(r);
+        b.store(of_row, r);
+        b.stage(StageKind::Loop);
+        let element = b.scratch_load(slot);
+        let difference = b.sub(element, r);
+        b.store(each, difference);
+        b.finish()
+    }
+
+    /// What each operand's memory is after a run; each has some of its own, as large as `x`.
+    fn run(kernel: &Kernel, launch: &Launch, operands: &[(usize, usize)], x: &[u8]) -> Vec<Vec<u8>> {
+        let mut after = vec![x.to_vec(); operands.len()];
+        let mut memory: Vec<Memory<'_>> = after
+            .iter_mut()
+            .zip(operands)
+            .map(|(bytes, (operand, element))| Memory {
+                offset: 8 * element,
+                bytes: if *operand == 0 { Bytes::In(x) } else { Bytes::Out(bytes) },
+            })
+            .collect();
+        interp::run(kernel, launch, &mut memory, &[]);
+        drop(memory);
+        after
+    }
+
+    #[test]
+    fn rows_without_loops_give_the_same_bits() {
+        const ROWS: usize = 5;
+        for reducer in [Reducer::Sum, Reducer::Prod, Reducer::Max, Reducer::Moments, Reducer::Center] {
+            for elements in [1, 2, 3, 7, 8, 31, 32, 33, 50, 100] {
+                let kernel = centred(reducer);
+                let unrolled = unroll(&kernel, elements).expect("a row kernel");
+                verify(&unrolled.kernel).unwrap_or_else(|e| panic!("{e}\n{}", unrolled.kernel));
+                assert!(unrolled.kernel.is_elementwise(), "{}", unrolled.kernel);
+                let x: Vec<u8> = (0..ROWS * elements).flat_map(|i| (1.0 / (i as f64 + 0.7)).to_le_bytes()).collect();
+                let rows = |n: usize| if n == 2 { 8 } else { 8 * elements as isize };
+                let strides = |stride: isize| [stride].into_iter().collect();
+                let along = |n: usize| Layout { outer: strides(rows(n)), inner: strides(8), ..Layout::default() };
+                let launch = Launch {
+                    outer: [ROWS].into_iter().collect(),
+                    inner: [elements].into_iter().collect(),
+                    layouts: (0..3).map(along).collect(),
+                    ..Launch::default()
+                };
+                let want = run(&kernel, &launch, &[(0, 0), (1, 0), (2, 0)], &x);
+                let launch = Launch {
+                    inner: [ROWS].into_iter().collect(),
+                    layouts: unrolled
+                        .operands
+                        .iter()
+                        .map(|(n, _)| Layout { inner: strides(rows(*n)), ..Layout::default() })
+                        .collect(),
+                    ..Launch::default()
+                };
+                let got = run(&unrolled.kernel, &launch, &unrolled.operands, &x);
+                for ((operand, element), got) in unrolled.operands.iter().zip(&got) {
+                    for row in 0..ROWS {
+                        let at = row * rows(*operand) as usize + 8 * element;
+                        assert_eq!(got[at..at + 8], want[*operand][at..at + 8], "{reducer:?}, {elements}, row {row}");
+                    }
+                }
+            }
+        }
+    }
+}
