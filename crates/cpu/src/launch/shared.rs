@@ -18,6 +18,8 @@ const TILE_BYTES: usize = 24 << 10;
 /// A tile has at least so many elements, so that a row of it takes longer than to begin it, even if it has to come from the
 /// second-level cache.
 const LEAST_TILE: usize = 128;
+/// The elements of a tile are a multiple of this, as those of any vector are.
+const VECTORS: usize = 64;
 
 /// True for an input that is the same for all rows, and steps through its memory by another size than its elements'.
 pub(crate) fn is_shared(operand: &Operand, layout: &Layout) -> bool {
@@ -36,7 +38,8 @@ impl Run<'_> {
         let shared: SmallVec<[usize; 8]> = (0..operands.len()).filter(is_shared).collect();
         let bytes: usize = shared.iter().map(|n| operands[*n].dtype.size()).sum();
         let tiles = self.inner.div_ceil((TILE_BYTES / bytes.max(1)).max(LEAST_TILE));
-        let tile = self.inner.div_ceil(tiles.max(1));
+        // Whole vectors, so that rows of the next tile begin as aligned as the first one.
+        let tile = self.inner.div_ceil(tiles.max(1)).next_multiple_of(VECTORS);
         let mut launch = self.launch.clone();
         let mut buffers: SmallVec<[AlignedBuffer; 8]> = SmallVec::new();
         for n in &shared {

@@ -25,7 +25,8 @@
 //   FAKE_CUDA_LEAKS=1            what is destroyed may have something in it
 //   FAKE_CUDA_SEED=7             every choice that is made at random
 //
-// The library is built per test program by tests/common/fake.rs.
+// The library is built per test program by tests/common/fake.rs. It is one file, since its functions share one table of
+// devices, streams and allocations under one lock, and a library of one file is compiled in one step.
 
 #include "emulator.h"
 
