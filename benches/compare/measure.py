@@ -62,11 +62,9 @@ class Rest:
 
     def __call__(self, most):
         """Of so many seconds at most."""
-        rested = self.longest - self.step
-        if rested > 0:
+        rested = max(0.0, self.longest - self.step)
+        if rested:
             self.sleep(rested)
-        else:
-            rested = 0.0
         while rested < most:
             before = self.used()
             self.sleep(self.step)

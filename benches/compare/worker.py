@@ -37,7 +37,8 @@ def main(task_path, result_path):
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     threads = task["threads"]
-    # What spins on the only core is the one whose turn it is. On several, libgomp's threads spin for 4 to 8 ms.
+    # What spins on the only core is the one whose turn it is. On several, libgomp's threads spin for 4 to 8 ms:
+    # no rest is longer than this.
     effort = measure.Effort(**task["effort"], rest=0.012 if threads > 1 else 0.0)
     competitors = {name: peers.PEERS[name](threads) for name in task["peers"]}
     plan = [

@@ -27,6 +27,7 @@ pub use buffer::{AlignedBuffer, BufferPool};
 pub use fork::forks;
 pub use matmul::Matmul;
 pub(crate) use shared::is_shared;
+pub(crate) use short::{Place, place};
 
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;

@@ -193,7 +193,7 @@ impl Compiler {
         Ok(Compiler { shared: Arc::new(Shared { isa, quick, target, wide, not_wide }) })
     }
 
-    /// Compiles a kernel. Its operands' accesses must be those of the launches it will run.
+    /// Compiles a kernel. Its operands' accesses must be those of the launches it will run, or those that [`specialize`] gave it.
     pub fn compile(&self, kernel: &Kernel) -> Result<Compiled, Error> {
         check(kernel)?;
         let analysis = Analysis::new(kernel);

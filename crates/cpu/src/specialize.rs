@@ -6,9 +6,9 @@
 //!
 //! Invariant: the results are those of the kernel and launch that were given.
 
-use crate::launch::is_shared;
+use crate::launch::{Place, is_shared, place};
 use numfuse_core::kernel::unroll::unroll;
-use numfuse_core::kernel::{Access, Kernel, Nest, Operand, Role, StageKind};
+use numfuse_core::kernel::{Access, Kernel, Nest, StageKind};
 use numfuse_core::launch::{Launch, Layout, for_each_index};
 
 /// Rows of more elements than this keep their loops: where elements of neighbouring rows are apart, and where they are not.
@@ -76,7 +76,9 @@ fn unrolled(kernel: &Kernel, launch: &Launch) -> Option<Specialized> {
     let (rows, outer) = launch.outer.split_last()?;
     let loops = kernel.stages.iter().filter(|stage| stage.kind == StageKind::Loop);
     let insts: usize = loops.map(|stage| stage.values().len()).sum();
-    let longest = if kernel.operands.iter().zip(&launch.layouts).all(is_near) { LONGEST.1 } else { LONGEST.0 };
+    let mut operands = kernel.operands.iter().zip(&launch.layouts);
+    let is_apart = operands.any(|(operand, layout)| place(operand, layout) == Place::Apart);
+    let longest = if is_apart { LONGEST.0 } else { LONGEST.1 };
     let fits = (1..=longest).contains(&elements)
         && elements * insts <= MOST_INSTS
         && elements * kernel.operands.len() <= MOST_OPERANDS
@@ -104,11 +106,4 @@ fn unrolled(kernel: &Kernel, launch: &Launch) -> Option<Specialized> {
         operand.access = access;
     }
     Some(Specialized { kernel, launch, operands, unrolled: Some(elements), shared: Vec::new() })
-}
-
-/// True for an operand whose elements in neighbouring rows are the same, adjacent, or made adjacent first.
-fn is_near((operand, layout): (&Operand, &Layout)) -> bool {
-    let Some((row, others)) = layout.outer.split_last() else { return true };
-    let is_packed = operand.role == Role::In && !others.is_empty() && others.iter().all(|stride| *stride == 0);
-    *row == 0 || *row == operand.dtype.size() as isize || is_packed
 }

@@ -103,6 +103,9 @@ impl Unrolling<'_> {
         let lanes = reduce::lanes(Nest::Rows, dtype);
         if apart >= lanes.min(self.elements) {
             let mut state: SmallVec<[Value; 2]> = SmallVec::new();
+            if reducer.counts() {
+                state.extend(reducer.init(dtype).into_iter().map(|x| self.b.constant(x)));
+            }
             let mut count = 0;
             for element in (lane..self.elements).step_by(lanes) {
                 if !std::mem::replace(&mut done[element], true) {
@@ -110,13 +113,10 @@ impl Unrolling<'_> {
                 }
                 let x = self.value(input, element);
                 count += 1;
-                if count == 1 && !reducer.counts() {
-                    // The initial state is an identity.
+                if state.is_empty() {
+                    // Without counts the initial state is an identity.
                     state.push(x);
                     continue;
-                }
-                if count == 1 {
-                    state.extend(reducer.init(dtype).into_iter().map(|x| self.b.constant(x)));
                 }
                 let args = state.iter().copied().chain([x]).collect();
                 let counts: &[usize] = if reducer.counts() { &[count] } else { &[] };

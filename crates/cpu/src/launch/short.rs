@@ -192,7 +192,8 @@ impl Drop for ShortRows<'_> {
 }
 
 /// How an operand's rows follow each other along the last outer dimension.
-enum Place {
+#[derive(PartialEq, Eq)]
+pub(crate) enum Place {
     /// Adjacent, or the same, or it has one element for each row.
     Near,
     /// Apart, in an input that is the same for all other outer indices.
@@ -200,12 +201,12 @@ enum Place {
     Apart,
 }
 
-fn place(operand: &Operand, layout: &Layout) -> Place {
+pub(crate) fn place(operand: &Operand, layout: &Layout) -> Place {
     let Some((row, others)) = layout.outer.split_last() else { return Place::Near };
     let near = operand.level == Level::Row || *row == 0 || *row == operand.dtype.size() as isize;
     match operand.role {
         _ if near => Place::Near,
-        Role::In if others.iter().all(|stride| *stride == 0) => Place::Shared,
+        Role::In if !others.is_empty() && others.iter().all(|stride| *stride == 0) => Place::Shared,
         Role::In | Role::Out => Place::Apart,
     }
 }
