@@ -2,6 +2,7 @@
 
 use ndarray::{Array1, Array2, Axis as NdAxis, s};
 use numfuse::{Array, Axis, Backend, Code, DType, Engine, Env, Expr, Index, Kernel, eval, evaluate, lazy, vars};
+use std::cmp::Ordering;
 
 /// Numbers that are no multiples of each other, exact in `f64`.
 fn numbers(n: usize, seed: u64) -> Vec<f64> {
@@ -24,15 +25,24 @@ fn the_first_example_has_the_bits_of_a_loop() {
     assert_eq!(y.as_slice::<f64>().unwrap(), want);
 }
 
-/// A bound that a loop does not change is looked at once, before it. That gives what a bound of each element's own gives.
+/// A bound that a loop does not change is looked at once, before it. That gives what a bound of each element's own gives, and
+/// what the definition does: NaN if either is, `-0.0` below `0.0`.
 #[test]
 fn bounds_are_what_arrays_of_them_are() {
     let special = [f64::NAN, 0.0, -0.0, 1.0, -1.0, f64::INFINITY, f64::NEG_INFINITY, 5e-324, -1e308];
     // The sign of a NaN is nobody's.
-    let bits = |array: &Array| -> Vec<u64> {
+    let bits_of =
+        |elements: &[f64]| -> Vec<u64> { elements.iter().map(|x| if x.is_nan() { 1 } else { x.to_bits() }).collect() };
+    let bits = |array: &Array| {
         let elements = evaluate("float64(array)", &vars! { array }).unwrap();
-        elements.as_slice::<f64>().unwrap().iter().map(|x| if x.is_nan() { 1 } else { x.to_bits() }).collect()
+        bits_of(elements.as_slice::<f64>().unwrap())
     };
+    let greater = |x: f64, y: f64| match x.total_cmp(&y) {
+        _ if x.is_nan() || y.is_nan() => f64::NAN,
+        Ordering::Less => y,
+        _ => x,
+    };
+    let less = |x: f64, y: f64| -greater(-x, -y);
     for bound in special {
         let x: Vec<f64> = special.into_iter().chain(numbers(90, 5)).collect();
         let each = vec![bound; x.len()];
@@ -42,6 +52,13 @@ fn bounds_are_what_arrays_of_them_are() {
             let of_all = evaluate(text, &vars! { x, b: bound }).unwrap();
             let of_each = evaluate(text, &vars! { x, b: each }).unwrap();
             assert_eq!(bits(&of_all), bits(&of_each), "{text} with {bound}");
+            let want = |x: &f64| match text {
+                "maximum(x, b)" | "maximum(b, x)" => greater(*x, bound),
+                "minimum(x, b)" | "minimum(b, x)" => less(*x, bound),
+                "clip(x, b, 2)" => less(greater(*x, bound), 2.0),
+                _ => less(greater(*x, -2.0), bound),
+            };
+            assert_eq!(bits(&of_all), bits_of(&x.iter().map(want).collect::<Vec<f64>>()), "{text} with {bound}");
             let [x, each] = [&x, &each].map(|v| v.iter().map(|x| *x as f32).collect::<Vec<f32>>());
             let of_all = evaluate(text, &vars! { x, b: bound as f32 }).unwrap();
             let of_each = evaluate(text, &vars! { x, b: each }).unwrap();

@@ -252,3 +252,20 @@ def test_threads_do_not_change_results():
             numfuse.set_num_threads(wrong)
         with pytest.raises(ValueError):
             numfuse.evaluate("a", threads=wrong)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 16, 32, 33, 50, 64, 65])
+def test_short_rows_are_numpys(length):
+    """Many rows of few elements have code for their length."""
+    rng = np.random.default_rng(length)
+    a, y, n = rng.standard_normal((300, length)), rng.standard_normal((40, length)), rng.integers(-99, 99, (300, length))
+    for x in (a, a[::-1, ::-1], np.asfortranarray(a), np.repeat(a, 2, axis=0)[::2]):
+        same(numfuse.evaluate("max(x, axis=-1)"), x.max(axis=-1))
+        np.testing.assert_allclose(numfuse.evaluate("sum(x**2, axis=-1)"), (x**2).sum(axis=-1), rtol=1e-13)
+        unit = numfuse.evaluate("x / sqrt(sum(x**2, axis=-1, keepdims=True))")
+        np.testing.assert_allclose(unit, x / np.sqrt((x**2).sum(axis=-1, keepdims=True)), rtol=1e-13)
+        np.testing.assert_allclose(numfuse.evaluate("var(x, axis=-1)"), x.var(axis=-1), rtol=1e-12, atol=1e-30)
+        pairs = numfuse.evaluate("sqrt(sum((x[:, None] - y[None])**2, axis=-1))")
+        np.testing.assert_allclose(pairs, np.sqrt(((x[:, None] - y[None]) ** 2).sum(axis=-1)), rtol=1e-13)
+    same(numfuse.evaluate("sum(n, axis=-1)"), n.sum(axis=-1))
+    same(numfuse.evaluate("any(n > 90, axis=-1)"), (n > 90).any(axis=-1))
