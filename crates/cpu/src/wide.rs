@@ -35,10 +35,11 @@ mod tests;
 pub(crate) use across::{SideBySide, side_by_side};
 pub(crate) use asm::Isa;
 
-use crate::clif::Analysis;
-use asm::{Alu, Asm, Cond, Gpr, Label, Mem, R11, R12, R13, R14, R15, RBP, RBX, RCX, RDI, RSP};
+use crate::clif::{Analysis, OperandAt};
+use asm::{Alu, Asm, Cond, Gpr, Label, Mem, R11, R12, R13, R14, R15, RBP, RBX, RCX, RDI, RDX, RSP};
 use numfuse_core::kernel::{Kernel, Nest};
 use program::Slot;
+use std::mem::offset_of;
 
 /// The offset of a field of the call.
 macro_rules! call_offset {
@@ -107,6 +108,7 @@ fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<(Asm, bool), &
         rest_slot: None,
         zeroed: Vec::new(),
         streams: false,
+        rows_are_loaded_late: rows::are_loaded_late(kernel, analysis),
     };
     let (prologue, body) = (g.a.label(), g.a.label());
     g.a.jump(prologue);
@@ -144,6 +146,8 @@ struct Gen<'k> {
     zeroed: Vec<Slot>,
     /// Some loop can store past the caches.
     streams: bool,
+    /// Row stages compute nothing, but at most load elements, and the loop does that itself.
+    rows_are_loaded_late: bool,
 }
 
 impl Gen<'_> {
@@ -251,6 +255,15 @@ impl Gen<'_> {
         self.load_call(RCX, call_offset!(state_stride));
         self.a.imul_imm(RCX, RCX, component as i32);
         self.a.alu_mem(Alu::Add, RCX, Mem::at(RDI, block));
+    }
+
+    /// RCX: where an operand begins in the row in RBX. RDX: the call's operands.
+    fn load_row_address(&mut self, operand: u32) {
+        let at = |field: usize| Mem::at(RDX, (operand as usize * size_of::<OperandAt>() + field) as i32);
+        self.load_call(RDX, call_offset!(operands));
+        self.a.mov(RCX, RBX);
+        self.a.imul_mem(RCX, at(offset_of!(OperandAt, row)));
+        self.a.alu_mem(Alu::Add, RCX, at(offset_of!(OperandAt, pointer)));
     }
 
     /// Limits RCX, without sign, to a number. R11 is lost.

@@ -251,6 +251,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         let slot = self.slot(bank);
         let reg = self.reg(0, node);
         match bank {
+            Bank::Vector if self.lanes == self.program.lanes => self.g.store_slot(slot, reg, self.len(dtype)),
             Bank::Vector => {
                 let all = self.temp();
                 // A bool's bytes are all the same.

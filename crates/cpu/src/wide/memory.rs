@@ -171,6 +171,10 @@ impl Body<'_, '_, '_> {
                 self.g.load_call(RCX, super::call_offset!(frame));
                 self.splat_from(copy, node, Mem::at(RCX, 8 * word as i32));
             }
+            What::Row(n) => {
+                self.g.load_row_address(n);
+                self.splat_from(copy, node, Mem::at(RCX, 0));
+            }
             What::Splat(place) => match self.place_address(place, 0) {
                 Some((mem, _)) => self.splat_from(copy, node, mem),
                 None => self.g.refuse("a strided place for all lanes"),

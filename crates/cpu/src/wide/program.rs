@@ -29,6 +29,8 @@ pub(super) enum What {
     Param(u32),
     /// A word of the frame.
     Frame(u32),
+    /// An operand's element of the row, for all lanes.
+    Row(u32),
     /// The first element at a place, for all lanes.
     Splat(PlaceId),
     /// The elements at a place.
@@ -214,7 +216,7 @@ impl Program {
         let class = match what {
             What::Const(_) => Class::Uniform,
             _ if self.straight => Class::Varying,
-            What::Param(_) | What::Frame(_) | What::Splat(_) | What::Int(_) => Class::Uniform,
+            What::Param(_) | What::Frame(_) | What::Row(_) | What::Splat(_) | What::Int(_) => Class::Uniform,
             What::Count { .. } => Class::Shared,
             What::Prim(_) => args.iter().map(|a| self.class(*a)).max().unwrap_or(Class::Uniform),
             _ => Class::Varying,

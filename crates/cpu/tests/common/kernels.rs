@@ -493,16 +493,18 @@ impl Generator<'_> {
 
     fn rows_kernel(&mut self) {
         let extent = Extent { reduced: false, inner: false };
-        let (leaves, steps) = (self.rng.below(2), self.rng.below(3));
+        // Some only load elements of rows, and compute elements from them.
+        let plain = self.rng.one_in(5);
+        let (leaves, steps) = if plain { (1 + self.rng.below(4), 0) } else { (self.rng.below(2), self.rng.below(3)) };
         self.fill(false, extent, leaves, steps);
-        let loops = 1 + self.rng.below(3);
+        let loops = if plain { 1 } else { 1 + self.rng.below(3) };
         for l in 0..loops {
             self.b.stage(StageKind::Loop);
             self.elements.clear();
             let (leaves, steps) = (1 + self.rng.below(3), self.rng.below(12));
             self.fill(true, extent, leaves, steps);
             let mut folds = Vec::new();
-            let reductions = if self.rng.one_in(3) { 0 } else { 1 + self.rng.below(2) };
+            let reductions = if plain || self.rng.one_in(3) { 0 } else { 1 + self.rng.below(2) };
             for _ in 0..reductions {
                 folds.extend(self.reduce());
             }
@@ -523,6 +525,9 @@ impl Generator<'_> {
                 self.rows.push(v);
             }
             self.slots.extend(written);
+            if plain {
+                continue;
+            }
             let steps = self.rng.below(4);
             self.fill(false, extent, 0, steps);
             if reductions > 0 || self.rng.one_in(6) {
