@@ -79,14 +79,16 @@ impl Launch {
         merge(&mut self.outer, &mut self.layouts, |l| &mut l.outer);
     }
 
-    /// The access of each operand along the inner loop. With several inner dimensions an inner-level input that does
-    /// not step evenly has to be packed first, and counts as `Unit`.
-    pub fn access(&self, kernel: &Kernel) -> impl Iterator<Item = Access> {
-        kernel.operands.iter().zip(&self.layouts).map(|(operand, layout)| access(operand, layout))
+    /// Gives a kernel the accesses of this launch: what it is compiled for.
+    pub fn set_accesses(&self, kernel: &mut Kernel) {
+        for (operand, layout) in kernel.operands.iter_mut().zip(&self.layouts) {
+            operand.access = access(operand, layout);
+        }
     }
 }
 
-/// The access of one operand; see [`Launch::access`].
+/// The access of one operand along the inner loop. With several inner dimensions an inner-level input that does not step
+/// evenly has to be packed first, and counts as `Unit`.
 pub fn access(operand: &Operand, layout: &Layout) -> Access {
     if operand.level == Level::Row {
         return Access::Unit;

@@ -350,10 +350,7 @@ impl Step {
     pub fn specialize(&self, launch: &Launch) -> Work {
         let mut work = self.work.clone();
         if let Work::Kernel(kernel) = &mut work {
-            let access: SmallVec<[_; 8]> = launch.access(kernel).collect();
-            for (operand, access) in kernel.operands.iter_mut().zip(access) {
-                operand.access = access;
-            }
+            launch.set_accesses(kernel);
         }
         work
     }

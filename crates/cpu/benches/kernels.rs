@@ -178,10 +178,7 @@ fn launch(kernel: &mut Kernel, (outer, reduced, inner): Shape, transposed: bool)
 
 fn set_accesses(kernel: &mut Kernel, launch: &mut Launch) {
     launch.canonicalize(kernel);
-    let accesses: Vec<_> = launch.access(kernel).collect();
-    for (operand, access) in kernel.operands.iter_mut().zip(accesses) {
-        operand.access = access;
-    }
+    launch.set_accesses(kernel);
 }
 
 /// The least and the median time of `f`, in nanoseconds.

@@ -101,9 +101,6 @@ fn unrolled(kernel: &Kernel, launch: &Launch) -> Option<Specialized> {
         inner: [*rows].into_iter().collect(),
         layouts: operands.iter().map(layout).collect::<Option<_>>()?,
     };
-    let access: Vec<Access> = launch.access(&kernel).collect();
-    for (operand, access) in kernel.operands.iter_mut().zip(access) {
-        operand.access = access;
-    }
+    launch.set_accesses(&mut kernel);
     Some(Specialized { kernel, launch, operands, unrolled: Some(elements), shared: Vec::new() })
 }

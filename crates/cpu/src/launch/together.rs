@@ -229,10 +229,7 @@ mod tests {
             launch.inner.push(columns);
         }
         launch.canonicalize(&kernel);
-        let accesses: Vec<_> = launch.access(&kernel).collect();
-        for (operand, access) in kernel.operands.iter_mut().zip(accesses) {
-            operand.access = access;
-        }
+        launch.set_accesses(&mut kernel);
         let mut compiled = Compiler::new(Options::default()).unwrap().compile(&kernel).unwrap();
         compiled.assume_cost(cost);
         Prepared::new(Arc::new(compiled), launch).unwrap()

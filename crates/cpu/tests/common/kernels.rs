@@ -188,10 +188,7 @@ impl Case {
     pub fn prepare(&mut self) {
         verify(&self.kernel).unwrap_or_else(|e| panic!("{e}\n{}", self.kernel));
         self.launch.canonicalize(&self.kernel);
-        let accesses: Vec<_> = self.launch.access(&self.kernel).collect();
-        for (operand, access) in self.kernel.operands.iter_mut().zip(accesses) {
-            operand.access = access;
-        }
+        self.launch.set_accesses(&mut self.kernel);
     }
 
     /// What the interpreter leaves in memory.

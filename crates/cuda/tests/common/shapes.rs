@@ -59,10 +59,7 @@ fn transposed(name: &'static str, kernel: Kernel, size: usize) -> Shape {
     shape.launch.outer = [size].into_iter().collect();
     shape.launch.inner = [size].into_iter().collect();
     shape.launch.layouts = (0..shape.kernel.operands.len()).map(|n| layout(n == 1)).collect();
-    let accesses: Vec<_> = shape.launch.access(&shape.kernel).collect();
-    for (operand, access) in shape.kernel.operands.iter_mut().zip(accesses) {
-        operand.access = access;
-    }
+    shape.launch.set_accesses(&mut shape.kernel);
     shape
 }
 
@@ -148,9 +145,6 @@ fn contiguous(kernel: &mut Kernel, sizes: [usize; 3]) -> Launch {
         layouts: layouts.collect(),
     };
     launch.canonicalize(kernel);
-    let accesses: Vec<_> = launch.access(kernel).collect();
-    for (operand, access) in kernel.operands.iter_mut().zip(accesses) {
-        operand.access = access;
-    }
+    launch.set_accesses(kernel);
     launch
 }

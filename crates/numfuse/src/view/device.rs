@@ -355,10 +355,7 @@ unsafe fn launched<'m>(
     memory: impl IntoIterator<Item = &'m DeviceMemory>,
 ) -> Result<()> {
     launch.canonicalize(&kernel);
-    let access: SmallVec<[_; 8]> = launch.access(&kernel).collect();
-    for (operand, access) in kernel.operands.iter_mut().zip(access) {
-        operand.access = access;
-    }
+    launch.set_accesses(&mut kernel);
     let prepared = backend.prepare(&kernel, &launch, addresses).map_err(cuda_error)?;
     let workspace = backend.stream().allocate(prepared.workspace() as usize).map_err(cuda_error)?;
     memory.into_iter().try_for_each(|memory| memory.used_on(backend.stream()))?;
