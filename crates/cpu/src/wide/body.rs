@@ -755,7 +755,10 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         for index in 0..self.vars.len() {
             if self.vars[index].pending {
                 let (copy, node) = (index / self.program.nodes.len(), index % self.program.nodes.len());
+                let locked = self.locked;
                 self.reg(copy, node as NodeId);
+                // The next one may take what this one needed, and even make room of its value.
+                self.locked = locked;
             }
         }
     }
