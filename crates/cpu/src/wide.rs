@@ -4,8 +4,8 @@
 //! the driver does not know the difference; the bits are the same too. What this tier cannot do it refuses, and the
 //! kernel goes to Cranelift.
 //!
-//! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`fold`], [`columns`] and
-//! [`across`] (the loops), [`body`] (registers), [`prim`], [`quotient`], [`cast`], [`lanes`],
+//! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`whole`], [`fold`],
+//! [`columns`] and [`across`] (the loops), [`body`] (registers), [`prim`], [`quotient`], [`cast`], [`lanes`],
 //! [`masks`] and [`memory`] (instructions), [`asm`] (their bytes).
 //!
 //! # Conventions of the code
@@ -31,6 +31,7 @@ mod root;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub(crate) use across::{SideBySide, side_by_side};
 pub(crate) use asm::Isa;

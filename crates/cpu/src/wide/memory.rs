@@ -479,15 +479,16 @@ impl Body<'_, '_, '_> {
         self.emit_masked(masked_store(size), len, reg, 0, operand, None, LANE_MASK, false);
     }
 
-    /// RCX: the first strided element of a copy; RDX: the stride.
-    fn strided_start(&mut self, copy: usize, place: PlaceId) {
+    /// RCX: the first element of a copy; RDX: the stride. R11 may be lost.
+    pub(super) fn strided_start(&mut self, copy: usize, place: PlaceId) {
         if let Some((mem, stride)) = self.rows_address(place) {
             self.g.a.lea(RCX, mem);
             return self.g.a.load(RDX, stride.mem());
         }
         let place = self.places[place as usize];
-        if let Step::Strided(stride) = place.step {
-            self.g.a.load(RDX, stride.mem());
+        match place.step {
+            Step::Strided(stride) => self.g.a.load(RDX, stride.mem()),
+            _ => self.g.a.mov_imm(RDX, place.dtype.size() as i64),
         }
         let ahead = copy * self.lanes;
         if ahead == 0 {
@@ -628,8 +629,9 @@ impl Body<'_, '_, '_> {
         self.g.a.bind(done);
     }
 
-    /// Copies the elements that exist between a strided place (RCX, RDX) and a buffer.
-    fn copy_strided(&mut self, buffer: Slot, size: usize, load: bool) {
+    /// Copies the elements that exist, one or more, between a strided place (RCX, RDX) and a buffer. R11: how many; R15: the
+    /// last one.
+    pub(super) fn copy_strided(&mut self, buffer: Slot, size: usize, load: bool) {
         let rest = self.g.rest_slot();
         self.g.a.mov_imm(R11, 0);
         let again = self.g.a.here();

@@ -3,7 +3,7 @@
 use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, Shift};
 use super::body::Body;
 use super::program::{Args, Base, Node, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
-use super::{Gen, across, asm::Isa, call_offset, fold};
+use super::{Gen, across, asm::Isa, call_offset, fold, whole};
 use crate::clif::{Analysis, OperandAt, operands_of, stage_is_empty};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::rare::Rare;
@@ -16,8 +16,8 @@ use std::mem::offset_of;
 const BASES: [Gpr; 7] = [RSI, R8, R9, R10, R12, R13, R14];
 /// Two copies of a body with at most so many nodes hide each other's latencies; four of one with at most so many.
 const COPIED_NODES: [usize; 2] = [64, 20];
-/// A body that has more nodes than this is long: so long that a mask costs next to nothing, and emitting it twice much.
-/// Without strided elements, and with them: they are quicker to get without masks.
+/// A body that has more nodes than this is long: so long that it is emitted once. With AVX-512 that is with masks, which cost
+/// next to nothing then; without strided elements, and with them: they are quicker to get without masks.
 const LONG_NODES: (usize, usize) = (40, 128);
 /// With so many vectors or more it pays to begin with a part of one, so that the stores of the others are aligned. Vectors
 /// of 64 bytes that are not aligned straddle two cache lines each, and masks are quick where there are such vectors. Of
@@ -111,7 +111,11 @@ fn loop_stage(g: &mut Gen<'_>, stage: usize) {
     g.a.store(end.mem(), RCX);
     let homes = Body::new(g, &program, &[], 1, false).emit_uniforms();
     let copies = copies_for(&program, g.a.isa, usize::MAX);
-    loops_aligned(g, &program, &homes, copies, end, &outputs);
+    if g.a.isa == Isa::Avx2 && copies == 1 && program.varying() > LONG_NODES.0 {
+        whole::emit(g, &program, &homes, end);
+    } else {
+        loops_aligned(g, &program, &homes, copies, end, &outputs);
+    }
 }
 
 /// How many copies of a body overlap well and fit the registers; a power of two, with no more than `most` lanes.
