@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Block, Case, Code, Compilers, Mode, put};
+use common::{Block, Case, Code, Compilers, Mode, Rng, put, random_bits};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Access, Builder, Kernel, Level, Nest, Reducer, Role, StageKind, Value};
 use numfuse_core::launch::{Launch, Layout};
@@ -270,6 +270,72 @@ fn long_bodies_compile_and_run() {
         ],
         "a long body",
     );
+}
+
+#[test]
+fn long_bodies_touch_what_exists_and_nothing_else() {
+    // An element of the row, flags that are apart, bytes backwards, and numbers; results of two widths.
+    let mut b = Builder::kernel(Nest::Rows);
+    let row = b.operand(DType::F64, Role::In, Level::Row);
+    let [flag, byte, x] = [DType::Bool, DType::I8, DType::F64].map(|dtype| b.operand(dtype, Role::In, Level::Inner));
+    let [y, positive] = [DType::F64, DType::Bool].map(|dtype| b.operand(dtype, Role::Out, Level::Inner));
+    b.stage(StageKind::Row);
+    let row = b.load(row);
+    b.stage(StageKind::Loop);
+    let (flag, byte, x) = (b.load(flag), b.load(byte), b.load(x));
+    let byte = b.cast(byte, DType::F64);
+    let mut all = vec![x, row, byte];
+    for i in 0..40 {
+        let [u, v] = [all[all.len() - 1], all[i]];
+        let next = if i % 3 == 0 { b.mul(u, v) } else { b.add(u, v) };
+        all.push(b.select(flag, next, u));
+    }
+    let sum = all.into_iter().reduce(|sum, v| b.sub(v, sum)).unwrap();
+    let zero = b.float(DType::F64, 0.0);
+    let is_positive = b.lt(zero, sum);
+    b.store(y, sum);
+    b.store(positive, is_positive);
+    let kernel = b.finish();
+
+    let compilers = Compilers::new();
+    let mode = |code| Mode { code, threads: 1, shared: false };
+    let modes = [Code::Avx512, Code::Avx2, Code::Cranelift].map(mode);
+    const ROWS: usize = 3;
+    for n in 1..=19 {
+        for apart in [1, 2] {
+            // For each operand the bytes from element to element; between rows some that belong to none.
+            let strides = [0_isize, 3, -1, 8, 8 * apart, 1];
+            let mut rng = Rng::of_seed(n as u64, false);
+            let (mut memory, mut layouts) = (Vec::new(), Vec::new());
+            for (operand, stride) in kernel.operands.iter().zip(strides) {
+                let size = operand.dtype.size();
+                let pitch = (n - 1) * stride.unsigned_abs() + size + 16;
+                let offset = if stride < 0 { (n - 1) * stride.unsigned_abs() } else { 0 };
+                let mut bytes = vec![0xa5; ROWS * pitch];
+                for row in 0..ROWS {
+                    for i in 0..n {
+                        let at = (row * pitch + offset).wrapping_add_signed(i as isize * stride);
+                        put(&mut bytes, at, operand.dtype, random_bits(&mut rng, operand.dtype));
+                    }
+                }
+                memory.push(Block { bytes, offset });
+                layouts.push(Layout {
+                    outer: [pitch as isize].into_iter().collect(),
+                    reduced: Default::default(),
+                    inner: [stride].into_iter().collect(),
+                });
+            }
+            let launch = Launch {
+                outer: [ROWS].into_iter().collect(),
+                reduced: Default::default(),
+                inner: [n].into_iter().collect(),
+                layouts,
+            };
+            let mut case = Case { kernel: kernel.clone(), launch, memory, params: vec![] };
+            case.prepare();
+            case.check(&compilers, &modes, &format!("rows of {n}, {apart} apart"));
+        }
+    }
 }
 
 #[test]
