@@ -345,13 +345,13 @@ impl Body<'_, '_, '_> {
         }
     }
 
-    /// The address of a deferred load's elements, if no register that other operands may need is part of it.
-    pub(super) fn operand_address(&mut self, copy: usize, node: NodeId) -> Option<Mem> {
+    /// The address of a deferred load's elements, if no register that other operands may need is part of it; there are none to
+    /// come for the last one.
+    pub(super) fn operand_address(&mut self, copy: usize, node: NodeId, is_last: bool) -> Option<Mem> {
         let What::Load(at) = self.program.nodes[node as usize].what else { return None };
         let place = self.places[at as usize];
-        let steady =
-            !matches!(place.base, Base::Spilled(_)) && matches!(place.step, Step::Unit | Step::Fixed | Step::Vectors);
-        if !steady {
+        let base = is_last || !matches!(place.base, Base::Spilled(_));
+        if !base || !matches!(place.step, Step::Unit | Step::Fixed | Step::Vectors) {
             return None;
         }
         self.place_address(at, copy).map(|(mem, _)| mem)

@@ -152,7 +152,7 @@ impl Body<'_, '_, '_> {
             std::mem::swap(&mut x, &mut y);
         }
         let first = self.reg(copy, x);
-        let last = self.operand(copy, y, element);
+        let last = self.last_operand(copy, y, element);
         let to = self.define(copy, node);
         let len = self.len(self.dtype(node));
         self.emit(op, len, to, first, last, None);
@@ -160,7 +160,7 @@ impl Body<'_, '_, '_> {
 
     pub(super) fn unary(&mut self, copy: usize, node: NodeId, op: Op, imm: Option<u8>) {
         let dtype = self.dtype(node);
-        let x = self.operand(copy, self.arg(node, 0), dtype.size());
+        let x = self.last_operand(copy, self.arg(node, 0), dtype.size());
         let to = self.define(copy, node);
         let len = self.len(dtype);
         self.emit(op, len, to, 0, x, imm);
