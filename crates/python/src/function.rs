@@ -1,6 +1,6 @@
 //! `compile`: an expression as a function of its names.
 
-use crate::call::{Expression, Name};
+use crate::call::Expression;
 use crate::error::refuse;
 use crate::input::Input;
 use crate::raw::callable::{self, Arguments};
@@ -134,13 +134,12 @@ impl Function {
         }
         let mut out = None;
         for (name, argument) in arguments.by_name() {
-            let known = |known: &Name| known.object.as_ptr() == name.as_ptr();
-            match self.expression.names.iter().position(known) {
+            match self.place(&name) {
                 Some(i) if inputs[i].is_none() => {
                     let Some((array, _)) = raw::array(argument) else { return Ok(None) };
                     inputs[i] = Some(array);
                 }
-                None if name.as_ptr() == intern!(py, "out").as_ptr() => out = Some(argument),
+                None if is_out(&name) => out = Some(argument),
                 _ => return Ok(None),
             }
         }

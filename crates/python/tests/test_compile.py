@@ -60,6 +60,17 @@ def test_nothing_is_leaked():
     assert [sys.getrefcount(o) for o in objects] == before
 
 
+def test_names_that_are_made_at_run_time():
+    f = numfuse.compile("alpha + beta")
+    names = {"".join(["al", "pha"]): A, "".join(["be", "ta"]): B, "".join(["o", "ut"]): np.empty_like(A)}
+    for _ in range(3):
+        assert f(**names) is names["out"]
+        assert (names["out"] == A + B).all()
+        names["out"].fill(0)
+    with pytest.raises(numfuse.Error, match="given twice"):
+        f(A, B, **{"".join(["al", "pha"]): A})
+
+
 def test_wrong_arguments():
     f = numfuse.compile("alpha + beta")
     for call, part in [
