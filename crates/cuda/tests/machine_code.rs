@@ -9,7 +9,7 @@ mod kernels;
 mod toolkit;
 
 use kernels::{Case, Rng, random_aligned_case};
-use numfuse_core::kernel::{Inst, Kernel};
+use numfuse_core::kernel::{Inst, Kernel, Prim};
 use numfuse_cuda::emit::{Class, Program, Source};
 use numfuse_cuda::nvrtc::Arch;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,9 +68,22 @@ fn needed(kernel: &Kernel) -> BTreeSet<u32> {
             Inst::Reduced(r) => live[kernel.reductions[r as usize].input.index()] = true,
             _ => {}
         }
-        kernel.insts[at].inst.operands().iter().for_each(|v| live[v.index()] = true);
+        if !is_known(kernel, &kernel.insts[at].inst) {
+            kernel.insts[at].inst.operands().iter().for_each(|v| live[v.index()] = true);
+        }
     }
     operands
+}
+
+/// True for what does not depend on its operand, as compilers know: `x ^ x`, and `x - x` or a comparison of integers.
+fn is_known(kernel: &Kernel, inst: &Inst) -> bool {
+    match inst {
+        Inst::Prim(Prim::Xor, args) => args[0] == args[1],
+        Inst::Prim(Prim::Sub | Prim::Eq | Prim::Ne | Prim::Lt | Prim::Le, args) => {
+            args[0] == args[1] && !kernel.dtype(args[0]).is_float()
+        }
+        _ => false,
+    }
 }
 
 /// The operands of which a text reads or writes sixteen bytes at once, where `access` is `const ` or nothing. What lies
