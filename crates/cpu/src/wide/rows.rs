@@ -1,6 +1,6 @@
 //! Row kernels: for each row the stages in order, each of them a phase, and the merging of leaves after a loop.
 
-use super::asm::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, Shift};
+use super::asm::{Alu, Cond, Gpr, Label, Mem, R8, R9, R10, R11, R12, R13, R14, RAX, RBX, RCX, RDI, RDX, RSI, Shift};
 use super::body::Body;
 use super::program::{Args, Base, Node, NodeId, Place, PlaceId, Program, RarePart, Slot, Step, What};
 use super::{Gen, across, asm::Isa, call_offset, fold, whole};
@@ -237,15 +237,16 @@ fn address(g: &mut Gen<'_>, place: Place) {
     }
 }
 
-/// Emits the loop over whole bodies, from RAX as long as they fit before `end`.
-fn main_loop(
+/// Emits the loop over whole bodies, from RAX as long as they fit before `end`. Returns where it is entered without asking
+/// whether one fits.
+pub(super) fn main_loop(
     g: &mut Gen<'_>,
     program: &Program,
     homes: &[Option<Slot>],
     copies: usize,
     end: Slot,
     streamed: Option<PlaceId>,
-) {
+) -> Label {
     let step = (copies * program.lanes) as i32;
     let mut body = Body::new(g, program, homes, copies, false);
     body.streamed = streamed;
@@ -253,6 +254,7 @@ fn main_loop(
     body.g.a.lea(RCX, Mem::at(RAX, step));
     body.g.a.alu_mem(Alu::Cmp, RCX, end.mem());
     body.g.a.jump_if(Cond::Above, exit);
+    let enter = body.g.a.here();
     body.pin_uniforms();
     body.g.a.align_loop();
     let again = body.g.a.here();
@@ -262,6 +264,7 @@ fn main_loop(
     g.a.alu_mem(Alu::Cmp, RCX, end.mem());
     g.a.jump_if(Cond::BelowEqual, again);
     g.a.bind(exit);
+    enter
 }
 
 /// Emits the loop over what is left from RAX to `end`, a body of some lanes at a time. If it is `all`, uniform values

@@ -11,6 +11,7 @@ use super::Gen;
 use super::asm::{Alu, Cond, Mem, R11, R15, RAX, RCX, RDX};
 use super::body::Body;
 use super::program::{Base, PlaceId, Program, Slot, Step, What};
+use super::rows::main_loop;
 use smallvec::SmallVec;
 
 /// A place whose elements go through a buffer.
@@ -24,33 +25,21 @@ struct Moved {
 
 /// Emits the loop over all elements from RAX to `end`. The places are of no use after it.
 pub(super) fn emit(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], end: Slot) {
-    let lanes = program.lanes as i32;
-    let (part, finish, exit) = (g.a.label(), g.a.label(), g.a.label());
+    let (finish, exit) = (g.a.label(), g.a.label());
     let left = g.rest_slot();
     g.a.mov_imm(RCX, 0);
     g.a.store(left.mem(), RCX);
+    let enter = main_loop(g, program, homes, 1, end, None);
+    g.a.compare_mem(left.mem(), 0);
+    g.a.jump_if(Cond::NotEqual, finish);
     let mut body = Body::new(g, program, homes, 1, false);
-    body.pin_uniforms();
-    body.g.a.lea(RCX, Mem::at(RAX, lanes));
-    body.g.a.alu_mem(Alu::Cmp, RCX, end.mem());
-    body.g.a.jump_if(Cond::Above, part);
-    body.g.a.align_loop();
-    let again = body.g.a.here();
-    body.emit_nodes();
-    body.g.a.alu_imm(Alu::Add, RAX, lanes);
-    body.g.a.lea(RCX, Mem::at(RAX, lanes));
-    body.g.a.alu_mem(Alu::Cmp, RCX, end.mem());
-    body.g.a.jump_if(Cond::BelowEqual, again);
-    body.g.a.bind(part);
-    body.g.a.compare_mem(left.mem(), 0);
-    body.g.a.jump_if(Cond::NotEqual, finish);
     body.g.a.load(RCX, end.mem());
     body.g.a.alu(Alu::Sub, RCX, RAX);
     body.g.a.jump_if(Cond::Equal, exit);
     body.g.a.store(left.mem(), RCX);
     let moved = moved(body.g, program);
     moved.iter().for_each(|moved| body.move_to_buffer(moved));
-    body.g.a.jump(again);
+    body.g.a.jump(enter);
     body.g.a.bind(finish);
     for Moved { place, buffer, stored, .. } in &moved {
         if let Some([address, stride]) = stored {
