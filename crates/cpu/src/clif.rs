@@ -30,6 +30,7 @@ mod scalar;
 mod vector;
 
 use crate::Error;
+use crate::wide;
 use cranelift_codegen::ir::{self, AbiParam, Block, InstBuilder, MemFlagsData, SigRef, Signature, Type, types};
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
@@ -88,6 +89,8 @@ pub(crate) struct Call {
     pub other_count: usize,
     /// Whether outputs are written past the caches, if the code can do that: not 0.
     pub streams: usize,
+    /// The routines that code of the wide tier calls.
+    pub routines: *const wide::Table,
 }
 
 /// Bytes from one state to the next in a row kernel's states, whatever their dtype.

@@ -1,7 +1,7 @@
 //! The wide tier's machine code as text for people: Intel syntax, offsets from the beginning, jump targets as labels,
-//! constants by their values.
+//! constants by their values, routines by their names.
 
-use crate::wide::Code;
+use crate::wide::{Code, name_at};
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, MemorySize, OpKind, SymbolResolver,
     SymbolResult,
@@ -31,8 +31,12 @@ pub(crate) fn listing(code: &Code) -> String {
         let mut line = String::new();
         formatter.format(instruction, &mut line);
         let _ = write!(text, "{:6x}  {line}", instruction.ip());
-        if let Some(value) = constant(&code.bytes, instruction) {
-            let _ = write!(text, "  ; {value}");
+        let what = match instruction.flow_control() {
+            FlowControl::IndirectCall => name_at(instruction.memory_displacement64()),
+            _ => constant(&code.bytes, instruction),
+        };
+        if let Some(what) = what {
+            let _ = write!(text, "  ; {what}");
         }
         text.push('\n');
     }

@@ -31,7 +31,7 @@ pub(crate) use short::{Place, place};
 
 use crate::clif::{Analysis, Call, OperandAt, STATE_WORD};
 use crate::jit::CodeBlock;
-use crate::wide::{SideBySide, side_by_side};
+use crate::wide::{self, SideBySide, side_by_side};
 use crate::{Error, Tier};
 use environment::FloatEnvironment;
 use numfuse_core::kernel::reduce;
@@ -733,6 +733,7 @@ impl Workspace {
             count: 0,
             other_count: 0,
             streams: 0,
+            routines: wide::table(),
         }
     }
 

@@ -201,6 +201,7 @@ impl Compiler {
         let (tier, block) = match self.wide_code(kernel, &analysis) {
             Ok((tier, code)) => {
                 streams = code.streams;
+                code.routines.provide()?;
                 (tier, jit::CodeBlock::publish(&code.bytes)?)
             }
             Err(_) => {

@@ -6,7 +6,7 @@
 //!
 //! In reading order: [`program`] (a stage as straight-line code on lanes), [`rows`], [`whole`], [`fold`],
 //! [`columns`] and [`across`] (the loops), [`body`] (registers), [`prim`], [`quotient`], [`cast`], [`lanes`],
-//! [`masks`] and [`memory`] (instructions), [`asm`] (their bytes).
+//! [`masks`] and [`memory`] (instructions), [`routine`] (code that kernels share), [`asm`] (the bytes of instructions).
 //!
 //! # Conventions of the code
 //!
@@ -28,6 +28,7 @@ mod prim;
 mod program;
 mod quotient;
 mod root;
+mod routine;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ mod whole;
 
 pub(crate) use across::{SideBySide, side_by_side};
 pub(crate) use asm::Isa;
+pub(crate) use routine::{Routines, Table, name_at, table};
 
 use crate::clif::{Analysis, OperandAt};
 use asm::{Alu, Asm, Cond, Gpr, Label, Mem, R11, R12, R13, R14, R15, RBP, RBX, RCX, RDI, RDX, RSP};
@@ -85,47 +87,24 @@ pub(crate) struct Code {
     pub instructions: usize,
     /// The code can store past the caches.
     pub streams: bool,
+    /// What it calls.
+    pub routines: Routines,
 }
 
 /// The machine code of a kernel; or why this tier has none.
 pub(crate) fn compile(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<Code, &'static str> {
-    let (asm, streams) = emit(kernel, analysis, isa)?;
-    Ok(Code { instructions: asm.code_len(), bytes: asm.finish(), streams })
+    let g = emit(kernel, analysis, isa)?;
+    Ok(Code { instructions: g.a.code_len(), streams: g.streams, routines: g.routines, bytes: g.a.finish() })
 }
 
-fn emit(kernel: &Kernel, analysis: &Analysis, isa: Isa) -> Result<(Asm, bool), &'static str> {
+fn emit<'k>(kernel: &'k Kernel, analysis: &'k Analysis, isa: Isa) -> Result<Gen<'k>, &'static str> {
     if kernel.insts.len() > INST_LIMIT {
         return Err("too many instructions");
     }
-    let mut g = Gen {
-        a: Asm::with_room(isa, 4096 + 12 * kernel.insts.len()),
-        kernel,
-        analysis,
-        stack: 0,
-        refused: None,
-        strided_buffer: None,
-        lane_buffers: None,
-        index_slot: None,
-        rest_slot: None,
-        zeroed: Vec::new(),
-        streams: false,
-        rows_are_loaded_late: rows::are_loaded_late(kernel, analysis),
-    };
-    let (prologue, body) = (g.a.label(), g.a.label());
-    g.a.jump(prologue);
-    g.a.bind(body);
-    match kernel.nest {
-        Nest::Rows => rows::emit(&mut g),
-        Nest::Columns => columns::emit(&mut g),
-    }
-    g.epilogue();
-    g.a.bind(prologue);
-    g.prologue(body);
-    match g.refused {
-        None if g.stack > FRAME_LIMIT => Err("too much stack"),
-        None => Ok((g.a, g.streams)),
-        Some(reason) => Err(reason),
-    }
+    Gen::new(kernel, analysis, isa).function(|g| match kernel.nest {
+        Nest::Rows => rows::emit(g),
+        Nest::Columns => columns::emit(g),
+    })
 }
 
 /// Registers that the caller wants back, besides RBP.
@@ -143,15 +122,54 @@ struct Gen<'k> {
     lane_buffers: Option<[Slot; 2]>,
     index_slot: Option<Slot>,
     rest_slot: Option<Slot>,
+    /// Where registers wait while a routine runs.
+    saved_slots: Vec<Slot>,
     /// Integers that are 0 when the function begins.
     zeroed: Vec<Slot>,
     /// Some loop can store past the caches.
     streams: bool,
+    /// The routines that are called.
+    routines: Routines,
     /// Row stages compute nothing, but at most load elements, and the loop does that itself.
     rows_are_loaded_late: bool,
 }
 
-impl Gen<'_> {
+impl<'k> Gen<'k> {
+    fn new(kernel: &'k Kernel, analysis: &'k Analysis, isa: Isa) -> Gen<'k> {
+        Gen {
+            a: Asm::with_room(isa, 4096 + 12 * kernel.insts.len()),
+            kernel,
+            analysis,
+            stack: 0,
+            refused: None,
+            strided_buffer: None,
+            lane_buffers: None,
+            index_slot: None,
+            rest_slot: None,
+            saved_slots: Vec::new(),
+            zeroed: Vec::new(),
+            streams: false,
+            routines: Routines::default(),
+            rows_are_loaded_late: rows::are_loaded_late(kernel, analysis),
+        }
+    }
+
+    /// Emits a function with this body.
+    fn function(mut self, emit: impl FnOnce(&mut Self)) -> Result<Self, &'static str> {
+        let (prologue, body) = (self.a.label(), self.a.label());
+        self.a.jump(prologue);
+        self.a.bind(body);
+        emit(&mut self);
+        self.epilogue();
+        self.a.bind(prologue);
+        self.prologue(body);
+        match self.refused {
+            None if self.stack > FRAME_LIMIT => Err("too much stack"),
+            None => Ok(self),
+            Some(reason) => Err(reason),
+        }
+    }
+
     /// Notes that the kernel is not for this tier. Emission goes on, to no effect.
     fn refuse(&mut self, why: &'static str) {
         self.refused.get_or_insert(why);
@@ -236,6 +254,15 @@ impl Gen<'_> {
     fn index_slot(&mut self) -> Slot {
         let slot = self.index_slot.unwrap_or_else(|| self.word_slot());
         *self.index_slot.insert(slot)
+    }
+
+    /// Where the n-th register waits while a routine runs.
+    fn saved_slot(&mut self, n: usize) -> Slot {
+        while self.saved_slots.len() <= n {
+            let slot = self.vector_slot();
+            self.saved_slots.push(slot);
+        }
+        self.saved_slots[n]
     }
 
     /// How many lanes exist in a masked body.

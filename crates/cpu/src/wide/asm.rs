@@ -551,6 +551,11 @@ impl Asm {
         self.code.push(0x58 | r.0 & 7);
     }
 
+    /// Calls the function whose address is in memory.
+    pub fn call_mem(&mut self, target: Mem) {
+        self.legacy(None, &[0xff], false, false, 2, Rm::Mem(target), 0);
+    }
+
     pub fn ret(&mut self) {
         #[cfg(test)]
         self.note(Asked::Fixed);

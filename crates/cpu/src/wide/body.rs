@@ -605,6 +605,35 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         reg
     }
 
+    /// Nothing but what is reserved is in registers any more, and the operands that the node is the last to use are gone.
+    pub fn leave_registers(&mut self, copy: usize, node: NodeId) {
+        self.free_dying(copy, node);
+        self.freed = true;
+        for reg in (0..32u8).filter(|r| self.reserved >> r & 1 == 0) {
+            if let Some((copy, node)) = self.regs[usize::from(reg)] {
+                self.hold(reg, None);
+                self.evict(usize::from(copy), node, Bank::Vector);
+            }
+        }
+        for reg in 0..self.masks.len() {
+            if let Some((copy, node)) = self.masks[reg].take() {
+                self.evict(usize::from(copy), node, Bank::Mask);
+            }
+        }
+        self.end_node();
+    }
+
+    /// The vector registers that are not the allocator's.
+    pub fn reserved_registers(&self) -> impl Iterator<Item = u8> + Clone + use<> {
+        let reserved = self.reserved;
+        (0..32u8).filter(move |r| reserved >> r & 1 != 0)
+    }
+
+    /// True if the mask register of the lanes that exist is not the allocator's.
+    pub fn keeps_lane_mask(&self) -> bool {
+        self.first_mask > LANE_MASK
+    }
+
     /// Notes what a vector register holds.
     fn hold(&mut self, reg: u8, value: Option<(u16, NodeId)>) {
         self.regs[reg as usize] = value;

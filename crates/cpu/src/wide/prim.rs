@@ -8,6 +8,7 @@ use super::asm::{Isa, Len, Op, op, op_w};
 use super::body::{Bank, Body, Operand};
 use super::contract::fused_opcode;
 use super::program::{NodeId, What};
+use super::routine::is_routine;
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::Prim;
 
@@ -141,6 +142,7 @@ impl Body<'_, '_, '_> {
             Prim::Select => self.select(copy, node),
             Prim::Cast => self.cast(copy, node),
             Prim::Bitcast => self.define_as(copy, node, self.arg(node, 0)),
+            _ if is_routine(prim) => self.call_routine(copy, node, prim),
             _ => self.lane_by_lane(copy, node, prim),
         }
     }
@@ -432,6 +434,7 @@ impl Body<'_, '_, '_> {
             4 | 8 if !arithmetic || size == 4 || avx512 => {
                 self.binary(copy, node, variable_shift(prim == Prim::Shl, arithmetic, size), size, false);
             }
+            _ if is_routine(prim) => self.call_routine(copy, node, prim),
             _ => self.lane_by_lane(copy, node, prim),
         }
     }

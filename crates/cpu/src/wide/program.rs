@@ -7,6 +7,7 @@
 //! its dtypes are wider; the program that contains it jumps over it unless some lane needs it.
 
 use super::asm::{Gpr, Isa};
+use super::routine::is_routine;
 use numfuse_core::dtype::DType;
 use numfuse_core::interp;
 use numfuse_core::kernel::{Body, Inst, Prim, expand};
@@ -236,10 +237,10 @@ impl Program {
         self.nodes[node as usize].class
     }
 
-    /// A primitive, in instructions that there are.
+    /// A primitive, in instructions and calls of routines.
     pub fn prim(&mut self, isa: Isa, prim: Prim, dtype: DType, args: Args) -> NodeId {
         match expand::body(prim, dtype) {
-            Some(body) if isa == Isa::Avx2 || prim != Prim::Scale => self.inline(body, &args)[0],
+            Some(body) if isa == Isa::Avx2 && !is_routine(prim) => self.inline(body, &args)[0],
             _ => self.push_args(What::Prim(prim), dtype, args),
         }
     }
@@ -431,6 +432,7 @@ impl Program {
             let has_form = match node.what {
                 What::Prim(Prim::And | Prim::Or | Prim::Xor | Prim::Bitcast) => true,
                 What::Prim(Prim::Cast | Prim::Rem | Prim::Scale | Prim::Shl | Prim::Shr) => false,
+                What::Prim(prim) if is_routine(prim) => false,
                 What::Prim(_) => node.args.iter().all(|a| !self.nodes[*a as usize].dtype.is_int()),
                 What::Load(place) | What::Store(place) => self.places[place as usize].step == Step::Unit,
                 What::Fused { .. } | What::Logic(_) | What::Carried(_) => true,

@@ -241,7 +241,7 @@ fn instruction_set(i: &Instruction, isa: Isa) -> Result<(), String> {
 // Kernels.
 
 fn traced(kernel: &Kernel, isa: Isa) -> Result<Traced, &'static str> {
-    super::emit(kernel, &Analysis::new(kernel), isa).map(|(asm, _)| Traced::new(asm))
+    super::emit(kernel, &Analysis::new(kernel), isa).map(|g| Traced::new(g.a))
 }
 
 /// A loop that applies a primitive, with each operand in memory, a parameter, or a constant, and stores the result.
@@ -595,6 +595,7 @@ fn integer_instructions() {
             expect(|a| a.load(to, mem), &format!("mov {t64},{at}"));
             expect(|a| a.store(mem, to), &format!("mov {at},{t64}"));
             expect(|a| a.lea(to, mem), &format!("lea {t64},{at}"));
+            expect(|a| a.call_mem(mem), &format!("call {at}"));
             expect(|a| a.alu_mem(Alu::Cmp, to, mem), &format!("cmp {t64},{at}"));
             expect(|a| a.imul_mem(to, mem), &format!("imul {t64},{at}"));
             for (bytes, signed, name, to_name) in [
