@@ -609,8 +609,10 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     pub fn leave_registers(&mut self, copy: usize, node: NodeId) {
         self.free_dying(copy, node);
         self.freed = true;
-        for reg in (0..32u8).filter(|r| self.reserved >> r & 1 == 0) {
-            if let Some((copy, node)) = self.regs[usize::from(reg)] {
+        for reg in 0..32u8 {
+            if self.reserved >> reg & 1 == 0
+                && let Some((copy, node)) = self.regs[usize::from(reg)]
+            {
                 self.hold(reg, None);
                 self.evict(usize::from(copy), node, Bank::Vector);
             }
