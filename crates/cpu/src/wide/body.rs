@@ -397,17 +397,8 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
     }
 
     /// A value as the last operand of an instruction whose elements have `element` bytes: in a register, or where it
-    /// is in memory.
+    /// is in memory. R11 may be part of its address, so it is asked for after all others.
     pub fn operand(&mut self, copy: usize, node: NodeId, element: usize) -> Operand {
-        self.operand_if(copy, node, element, false)
-    }
-
-    /// The same for the operand that is asked for last before the instruction: R11 may be part of its address.
-    pub fn last_operand(&mut self, copy: usize, node: NodeId, element: usize) -> Operand {
-        self.operand_if(copy, node, element, true)
-    }
-
-    fn operand_if(&mut self, copy: usize, node: NodeId, element: usize, is_last: bool) -> Operand {
         let dtype = self.dtype(node);
         let index = self.index(copy, node);
         let var = self.vars[index];
@@ -418,7 +409,7 @@ impl<'g, 'k, 'p> Body<'g, 'k, 'p> {
         if var.pending {
             if bytes >= 16
                 && dtype.size() == element
-                && let Some(mem) = self.operand_address(copy, node, is_last)
+                && let Some(mem) = self.operand_address(copy, node)
             {
                 return Operand { rm: Rm::Mem(mem), broadcast: false, bytes };
             }

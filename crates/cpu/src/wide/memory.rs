@@ -116,6 +116,30 @@ impl Gen<'_> {
     pub fn store_slot(&mut self, slot: Slot, reg: u8, len: Len) {
         self.plain(STORE, len, reg, slot.mem());
     }
+
+    /// The memory at a base address. R11 may be part of it.
+    pub fn base_mem(&mut self, base: Base) -> Mem {
+        match base {
+            Base::Gpr(r) => Mem::at(r, 0),
+            Base::Stack(slot) => slot.mem(),
+            Base::Spilled(slot) => {
+                self.a.load(R11, slot.mem());
+                Mem::at(R11, 0)
+            }
+        }
+    }
+
+    /// Adds a base address to RCX. R11 may be lost.
+    pub fn add_base(&mut self, base: Base) {
+        match base {
+            Base::Gpr(r) => self.a.alu(Alu::Add, RCX, r),
+            Base::Spilled(slot) => self.a.alu_mem(Alu::Add, RCX, slot.mem()),
+            Base::Stack(slot) => {
+                self.a.lea(R11, slot.mem());
+                self.a.alu(Alu::Add, RCX, R11);
+            }
+        }
+    }
 }
 
 impl Body<'_, '_, '_> {
@@ -322,14 +346,7 @@ impl Body<'_, '_, '_> {
     fn place_address(&mut self, place: u32, copy: usize) -> Option<(Mem, bool)> {
         let place = self.places[place as usize];
         let size = place.dtype.size();
-        let base = match place.base {
-            Base::Gpr(r) => Mem::at(r, 0),
-            Base::Stack(slot) => Mem::at(RSP, slot.0),
-            Base::Spilled(slot) => {
-                self.g.a.load(R11, slot.mem());
-                Mem::at(R11, 0)
-            }
-        };
+        let base = self.g.base_mem(place.base);
         let ahead = (copy * self.lanes * size) as i32;
         let scale = size.trailing_zeros() as u8;
         match place.step {
@@ -345,13 +362,10 @@ impl Body<'_, '_, '_> {
         }
     }
 
-    /// The address of a deferred load's elements, if no register that other operands may need is part of it; there are none to
-    /// come for the last one.
-    pub(super) fn operand_address(&mut self, copy: usize, node: NodeId, is_last: bool) -> Option<Mem> {
+    /// The address of a deferred load's elements, if an instruction can read them from there. R11 may be part of it.
+    pub(super) fn operand_address(&mut self, copy: usize, node: NodeId) -> Option<Mem> {
         let What::Load(at) = self.program.nodes[node as usize].what else { return None };
-        let place = self.places[at as usize];
-        let base = is_last || !matches!(place.base, Base::Spilled(_));
-        if !base || !matches!(place.step, Step::Unit | Step::Fixed | Step::Vectors) {
+        if !matches!(self.places[at as usize].step, Step::Unit | Step::Fixed | Step::Vectors) {
             return None;
         }
         self.place_address(at, copy).map(|(mem, _)| mem)
@@ -497,29 +511,14 @@ impl Body<'_, '_, '_> {
             self.g.a.lea(RCX, Mem::at(RAX, ahead as i32));
         }
         self.g.a.imul(RCX, RDX);
-        match place.base {
-            Base::Gpr(r) => self.g.a.alu(Alu::Add, RCX, r),
-            Base::Spilled(slot) => self.g.a.alu_mem(Alu::Add, RCX, slot.mem()),
-            Base::Stack(slot) => {
-                self.g.a.lea(R11, slot.mem());
-                self.g.a.alu(Alu::Add, RCX, R11);
-            }
-        }
+        self.g.add_base(place.base);
     }
 
     /// The address of the first element and the stride, if the step is by rows. R11 may be lost.
     fn rows_address(&mut self, place: PlaceId) -> Option<(Mem, Slot)> {
         let place = self.places[place as usize];
         let Step::Rows(stride) = place.step else { return None };
-        let mem = match place.base {
-            Base::Gpr(r) => Mem::at(r, 0),
-            Base::Stack(slot) => slot.mem(),
-            Base::Spilled(slot) => {
-                self.g.a.load(R11, slot.mem());
-                Mem::at(R11, 0)
-            }
-        };
-        Some((mem, stride))
+        Some((self.g.base_mem(place.base), stride))
     }
 
     /// Calls `each` for every lane with its address, which RCX, RDX and R11 make up.

@@ -154,7 +154,7 @@ impl Body<'_, '_, '_> {
             std::mem::swap(&mut x, &mut y);
         }
         let first = self.reg(copy, x);
-        let last = self.last_operand(copy, y, element);
+        let last = self.operand(copy, y, element);
         let to = self.define(copy, node);
         let len = self.len(self.dtype(node));
         self.emit(op, len, to, first, last, None);
@@ -162,7 +162,7 @@ impl Body<'_, '_, '_> {
 
     pub(super) fn unary(&mut self, copy: usize, node: NodeId, op: Op, imm: Option<u8>) {
         let dtype = self.dtype(node);
-        let x = self.last_operand(copy, self.arg(node, 0), dtype.size());
+        let x = self.operand(copy, self.arg(node, 0), dtype.size());
         let to = self.define(copy, node);
         let len = self.len(dtype);
         self.emit(op, len, to, 0, x, imm);
@@ -206,7 +206,9 @@ impl Body<'_, '_, '_> {
             }
         }
         let first = self.reg(copy, x);
-        let last = self.operand(copy, y, size);
+        if self.in_register(copy, y) {
+            self.reg(copy, y);
+        }
         let addend = self.operand(copy, z, size);
         let to = self.define_apart(copy, node);
         match (addend.rm, addend.broadcast) {
@@ -216,6 +218,7 @@ impl Body<'_, '_, '_> {
             }
             _ => self.emit(super::memory::LOAD, len, to, 0, addend, None),
         }
+        let last = self.operand(copy, y, size);
         self.emit(form(0xb8), len, to, first, last, None);
     }
 

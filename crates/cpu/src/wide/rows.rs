@@ -227,14 +227,7 @@ fn loops_aligned(
 fn address(g: &mut Gen<'_>, place: Place) {
     g.a.mov(RCX, RAX);
     g.a.shift(Shift::Left, RCX, place.dtype.size().trailing_zeros() as u8);
-    match place.base {
-        Base::Gpr(base) => g.a.alu(Alu::Add, RCX, base),
-        Base::Spilled(slot) => g.a.alu_mem(Alu::Add, RCX, slot.mem()),
-        Base::Stack(slot) => {
-            g.a.lea(R11, slot.mem());
-            g.a.alu(Alu::Add, RCX, R11);
-        }
-    }
+    g.add_base(place.base);
 }
 
 /// Emits the loop over whole bodies, from RAX as long as they fit before `end`. Returns where it is entered without asking
