@@ -6,7 +6,7 @@
 //!
 //! RCX points to its arguments, which the results replace: as many elements as there are 64-bit lanes in a vector. It
 //! keeps RAX, RBX, RSP, RBP, RSI, RDI, R8 to R10, and R12 to R15, and loses every other register. Kernels find it in a
-//! table that their [`Call`] points to, so their code is the same in every process.
+//! table that their [`Call`](crate::clif::Call) points to, so their code is the same in every process.
 
 use super::asm::{Isa, Len, Mem, R11, RCX, RSP};
 use super::body::Body;
