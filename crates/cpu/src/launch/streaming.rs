@@ -12,7 +12,8 @@ use std::time::Instant;
 /// Runs go one way, one after the other, until they took so many nanoseconds together: what stores past the caches leaves them
 /// without the result, and some caches take dozens of runs to find out that they had better keep it.
 const LEARNING: u64 = 3_000_000;
-/// Of so many runs in a row the median counts: a single one may find free what is not, or wait for another program.
+/// Of so many runs in a row the median counts: a single one may find free what is not, or wait for another program. One that takes
+/// as long as [`LEARNING`] is a series by itself: what it finds free is little of it, and two dozen would be half a second.
 const SERIES: usize = 6;
 /// They go on until a series was not quicker than the best one before it, by a fiftieth, but no further than so many runs.
 const RUNS: u32 = 60;
@@ -115,10 +116,12 @@ impl Way {
         let run = self.runs.fetch_add(1, Ordering::Relaxed) as usize;
         self.spent.fetch_add(time, Ordering::Relaxed);
         self.series[run % SERIES].store(of_a_mib, Ordering::Relaxed);
-        if run % SERIES == SERIES - 1 {
+        let is_series = time >= LEARNING;
+        if is_series || run % SERIES == SERIES - 1 {
             let mut series = self.series.each_ref().map(|time| time.load(Ordering::Relaxed));
             series.sort_unstable();
-            let (median, best) = (series[SERIES / 2].max(1), self.best.load(Ordering::Relaxed));
+            let median = if is_series { of_a_mib } else { series[SERIES / 2] }.max(1);
+            let best = self.best.load(Ordering::Relaxed);
             self.is_settled.store(best != 0 && median >= best / 50 * 49, Ordering::Relaxed);
             if best == 0 || median < best {
                 self.best.store(median, Ordering::Relaxed);
@@ -229,6 +232,19 @@ mod tests {
             }
         });
         assert!(!streams && runs.get() > 1);
+    }
+
+    /// Half a second of runs would be more than most programs have.
+    #[test]
+    fn long_runs_teach_at_once() {
+        for quicker in [false, true] {
+            let runs = std::cell::Cell::new(0);
+            let (_, streams) = learn(from() << 7, |streams, _| {
+                runs.set(runs.get() + 1);
+                if streams == quicker { 10_000_000 } else { 15_000_000 }
+            });
+            assert_eq!((streams, runs.get()), (quicker, 4));
+        }
     }
 
     /// A cache that takes its time to keep the result is waited for.
