@@ -17,6 +17,8 @@ BEGIN, END = "<!-- compare: begin -->", "<!-- compare: end -->"
 OURS = "numfuse"
 # In the order of the tables.
 DTYPES = ("float64", "float32", "int16")
+# From so many elements on comparisons are counted by themselves as well.
+LARGE = 1000
 
 
 def seconds(cell, peer, mode):
@@ -95,8 +97,8 @@ def shown(found):
     return f"**{text}**" if value > 1 else text
 
 
-def summary(cells):
-    """How often numfuse is first, and how it stands against each peer."""
+def standing(cells):
+    """How often numfuse is first, by threads and dtype; nothing if there is nobody to compare with."""
     groups = defaultdict(list)
     for cell, mode, value, _ in ratios(cells):
         groups[cell["threads"], DTYPES.index(cell["dtype"])].append(value)
@@ -111,9 +113,19 @@ def summary(cells):
         ]
         for (threads, dtype), values in sorted(groups.items())
     ]
-    if not rows:
+    header = ["threads", "dtype", "comparisons", "numfuse first", "mean ratio to the best", "worst ratio"]
+    return table(header, rows) if rows else ""
+
+
+def summary(cells):
+    """How often numfuse is first, and how it stands against each peer."""
+    first = standing(cells)
+    if not first:
         return ""
-    first = table(["threads", "dtype", "comparisons", "numfuse first", "mean ratio to the best", "worst ratio"], rows)
+    # A call of fewer elements is mostly the price of a call, which has a table of its own.
+    large = standing([cell for cell in cells if cell["n"] >= LARGE])
+    if large and large != first:
+        first += f"\n\nFrom {LARGE:,} elements on:\n\n{large}"
     everyone = sorted({name for cell in cells for name in names(cell)})
     rows = []
     for name in everyone:

@@ -147,6 +147,14 @@ class Report(unittest.TestCase):
         self.assertIsNone(report.ratio(cell({"numpy/fresh": 1.0}), "fresh"))
         self.assertEqual(report.summary([cell({"numpy/fresh": 1.0})]), "")
 
+    def test_large_arrays_are_counted_by_themselves(self):
+        small = cell({"numfuse/fresh": 8.0, "numpy/fresh": 1.0}, n=10)
+        large = cell({"numfuse/fresh": 1.0, "numpy/fresh": 2.0}, n=1000)
+        every, _, rest = report.summary([small, large]).partition("From 1,000 elements on:")
+        self.assertIn("| 1 thread | f64 | 2 | 1 (50 %) | 2.00 | 8.00 |", every)
+        self.assertIn("| 1 thread | f64 | 1 | 1 (100 %) | 0.50 | 0.50 |", rest)
+        self.assertNotIn("elements on", report.summary([large]))
+
     def test_every_row_behind_is_told(self):
         (row,) = report.behind([self.CELL])
         self.assertEqual(row, ["exp", "1e3", "f64", "1 thread", "fresh", "1.33", "numpy", "4 s", "3 s"])
