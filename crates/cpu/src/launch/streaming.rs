@@ -116,16 +116,19 @@ impl Way {
         let run = self.runs.fetch_add(1, Ordering::Relaxed) as usize;
         self.spent.fetch_add(time, Ordering::Relaxed);
         self.series[run % SERIES].store(of_a_mib, Ordering::Relaxed);
-        let is_series = time >= LEARNING;
-        if is_series || run % SERIES == SERIES - 1 {
+        let median = if time >= LEARNING {
+            of_a_mib
+        } else if run % SERIES == SERIES - 1 {
             let mut series = self.series.each_ref().map(|time| time.load(Ordering::Relaxed));
             series.sort_unstable();
-            let median = if is_series { of_a_mib } else { series[SERIES / 2] }.max(1);
-            let best = self.best.load(Ordering::Relaxed);
-            self.is_settled.store(best != 0 && median >= best / 50 * 49, Ordering::Relaxed);
-            if best == 0 || median < best {
-                self.best.store(median, Ordering::Relaxed);
-            }
+            series[SERIES / 2]
+        } else {
+            return;
+        };
+        let (median, best) = (median.max(1), self.best.load(Ordering::Relaxed));
+        self.is_settled.store(best != 0 && median >= best / 50 * 49, Ordering::Relaxed);
+        if best == 0 || median < best {
+            self.best.store(median, Ordering::Relaxed);
         }
     }
 }
