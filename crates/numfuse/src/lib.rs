@@ -28,7 +28,7 @@ pub use numfuse_core::dtype::DType;
 pub use numfuse_core::ops;
 pub use numfuse_cpu::Tier;
 pub use numfuse_lang::is_constant;
-pub use view::{ArrayMut, ArrayRef, RawArray};
+pub use view::{ArrayMut, ArrayRef, Memory, RawArray};
 
 /// The page on GPUs, whose examples compile.
 #[cfg(doctest)]

@@ -19,7 +19,7 @@ mod memory;
 mod steps;
 
 pub(crate) use device::DeviceMemory;
-pub(crate) use memory::Memory;
+pub use memory::Memory;
 pub(crate) use steps::{Binding, Ended, Fit, Lent, Overlap, Slot, Steps, Tier};
 
 use crate::device::Device;

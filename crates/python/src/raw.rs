@@ -12,6 +12,7 @@
 pub mod callable;
 pub mod dlpack;
 pub mod foreign;
+mod memory;
 
 use numfuse::{ArrayMut, ArrayRef, DType, RawArray, Result};
 use numpy::npyffi::{
@@ -181,6 +182,8 @@ pub fn new_array<'py>(
             step = step.saturating_mul(dims[*axis].max(1));
         }
     }
+    let bytes = shape.iter().fold(dtype.size() as u64, |bytes, n| bytes.saturating_mul(*n));
+    let _handler = if bytes >= memory::LARGE { memory::handler(py)? } else { None };
     // SAFETY: the interpreter is attached. The descriptor is a new reference, which `PyArray_NewFromDescr` takes over. It
     // copies sizes and strides, makes memory for all elements, which lie without gaps at these strides, and returns a new
     // reference to an array, or null with an error set.

@@ -211,3 +211,52 @@ def test_ever_new_texts_do_not_fill_memory():
     before = resident()
     texts(1, 6000)
     assert resident() - before < 64 << 20
+
+
+def test_large_results_are_arrays_like_any_other():
+    """They are in memory of numfuse, and NumPy gives it back there; nobody else's arrays are."""
+    handler_of = np._core.multiarray.get_handler_name
+    x = np.arange(1_000_003.0)
+    large = numfuse.evaluate("x + 1")
+    assert (handler_of(large), handler_of(numfuse.evaluate("x + 1", {"x": x[:9]}))) == ("numfuse", "default_allocator")
+    assert handler_of() == "default_allocator" and handler_of(large.copy()) == "default_allocator"
+    assert large.flags.owndata and large.base is None
+    for size in (2_000_000, 10, 3_000_000):
+        kept = min(large.size, size)
+        large.resize(size, refcheck=False)
+        np.testing.assert_array_equal(large[: min(kept, 10)], np.arange(1.0, 11)[:kept])
+        assert not large[kept:].any()
+    large.resize(0, refcheck=False)
+    assert large.shape == (0,)
+
+
+def test_memory_of_large_results_is_used_again():
+    f, x = numfuse.compile("x + k"), np.arange(1_000_000.0)
+    held = [f(x, k) for k in range(5)]
+    places = {result.ctypes.data for result in held}
+    assert len(places) == 5 and all(place % 64 == 0 for place in places)
+    for k, result in enumerate(held):
+        np.testing.assert_array_equal(result, x + k)
+    # A view keeps the memory, its array being gone.
+    view = held[0][5:10]
+    del held, result
+    gc.collect()
+    again = [f(x, -k) for k in range(4)]
+    assert {result.ctypes.data for result in again} <= places - {view.ctypes.data - 5 * 8}
+    np.testing.assert_array_equal(view, x[5:10])
+
+
+def test_memory_that_is_kept_is_bounded():
+    """Of a gigabyte of results that are dropped together at most half is kept."""
+    program = """if True:
+        import re, numpy as np, numfuse
+        resident = lambda: int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+        x = np.ones(8 << 20, np.float32)
+        numfuse.evaluate("x + 1")
+        before = resident()
+        held = [numfuse.evaluate("x + 1") for _ in range(32)]
+        assert resident() - before > 900 << 20
+        del held
+        assert resident() - before < 600 << 20, (resident() - before) >> 20
+    """
+    subprocess.run([sys.executable, "-c", program], check=True)

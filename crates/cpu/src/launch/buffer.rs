@@ -6,12 +6,15 @@
 
 use crate::Error;
 use std::alloc::Layout;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 /// From this size on a buffer is a mapping of its own with advice for huge pages.
 const HUGE: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
 const ALIGN: usize = 64;
+/// From this size on the system may have the memory of what waits in a pool. That takes some 100 us of a process with threads,
+/// which for smaller buffers is a tenth or more of what a kernel needs to fill them.
+const LENT: usize = 32 << 20;
 
 /// Memory aligned to 64 bytes, freed when dropped.
 #[derive(Debug)]
@@ -72,6 +75,28 @@ impl AlignedBuffer {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// Gives the contents up. A large buffer's memory is the system's if it runs short of it, and nothing is to be done to
+    /// use it again: until then its pages are where they were.
+    fn lend_to_system(&mut self) {
+        #[cfg(target_os = "linux")]
+        if self.len >= LENT && huge_pages_are_there() {
+            // SAFETY: `map` made this mapping with this length; what was in it may go, as nobody relies on it.
+            unsafe {
+                libc::madvise(self.pointer.cast(), mapped_len(self.len), libc::MADV_FREE);
+            }
+        }
+    }
+}
+
+/// False if the system has no huge pages. To lend each of many small ones takes longer than most kernels do.
+#[cfg(target_os = "linux")]
+fn huge_pages_are_there() -> bool {
+    static ARE_THERE: OnceLock<bool> = OnceLock::new();
+    *ARE_THERE.get_or_init(|| {
+        let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        enabled.is_ok_and(|enabled| !enabled.contains("[never]"))
+    })
 }
 
 impl Drop for AlignedBuffer {
@@ -122,7 +147,8 @@ fn map(len: usize) -> Option<*mut u8> {
     }
 }
 
-/// Buffers that nobody uses now, to be used again: at most `limit` bytes of them.
+/// Buffers that nobody uses now, to be used again: at most `limit` bytes of them. A system that runs short of memory takes
+/// that of large ones.
 #[derive(Debug)]
 pub struct BufferPool {
     free: Mutex<Vec<AlignedBuffer>>,
@@ -147,11 +173,12 @@ impl BufferPool {
     }
 
     /// Takes a buffer back. The oldest ones go if there are too many.
-    pub fn give(&self, buffer: AlignedBuffer) {
+    pub fn give(&self, mut buffer: AlignedBuffer) {
         let mut dropped = Vec::new();
         if buffer.len > self.limit {
             return;
         }
+        buffer.lend_to_system();
         if let Ok(mut free) = self.free.try_lock() {
             free.push(buffer);
             let mut held: usize = free.iter().map(AlignedBuffer::len).sum();
@@ -194,5 +221,16 @@ mod tests {
         assert_eq!(pool.free.lock().unwrap().iter().map(AlignedBuffer::len).collect::<Vec<_>>(), [700]);
         pool.give(AlignedBuffer::uninit(2000).unwrap());
         assert_eq!(pool.free.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_was_lent_to_the_system_is_written_again() {
+        let pool = BufferPool::new(LENT);
+        pool.give(AlignedBuffer::zeroed(LENT).unwrap());
+        let mut buffer = pool.take(LENT).unwrap();
+        // SAFETY: the buffer has so many bytes, and they came from a zeroed one.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), LENT) };
+        bytes.fill(7);
+        assert!(bytes.iter().all(|byte| *byte == 7));
     }
 }

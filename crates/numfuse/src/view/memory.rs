@@ -10,11 +10,15 @@ use numfuse_core::dtype::DType;
 use numfuse_core::plan::Strided;
 use numfuse_cpu::{AlignedBuffer, BufferPool};
 use std::cell::RefCell;
+use std::fmt;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-/// Memory of an owned array or of temporaries, aligned to 64 bytes.
-pub(crate) struct Memory {
+/// Memory of an owned array or of temporaries, aligned to 64 bytes. What is dropped is kept to be used again, up to 512 MiB,
+/// and of that what is large only until the system runs short of memory.
+///
+/// Whoever makes arrays for [`Compiled::run_into`](crate::Compiled::run_into) may have the same memory for them.
+pub struct Memory {
     /// At least `len` bytes; gone only while it is dropped.
     buffer: Option<AlignedBuffer>,
     len: usize,
@@ -42,7 +46,11 @@ thread_local! {
 }
 
 impl Memory {
-    /// Memory that is not initialised: who hands it out has written all of it. Debug builds fill it with a pattern.
+    /// So many bytes that are not initialised: who hands them out has written all of them. Debug builds fill them with a
+    /// pattern.
+    ///
+    /// # Errors
+    /// If there is not so much memory.
     #[inline]
     pub fn uninit(len: usize) -> Result<Memory> {
         let kept = match len {
@@ -79,6 +87,21 @@ impl Memory {
         buffer.map_err(cpu_error)
     }
 
+    /// The first byte. What it points to may be read and written as long as this is alive.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.first()
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The bytes, all set to one value.
     pub fn filled_with(&mut self, byte: u8) -> &mut [u8] {
         let (first, len) = (self.first(), self.len);
@@ -100,13 +123,13 @@ impl Memory {
     ///
     /// # Panics
     /// If it does not lie inside: that is a bug of the caller.
-    pub fn array(&self, dtype: DType, place: &Strided) -> ArrayRef<'_> {
+    pub(crate) fn array(&self, dtype: DType, place: &Strided) -> ArrayRef<'_> {
         self.check(dtype, place);
         ArrayRef { data: Data::Memory(self.first()), dtype, place: place.clone(), life: PhantomData }
     }
 
     /// As [`Memory::array`], to write; nothing need have been written.
-    pub fn array_mut(&mut self, dtype: DType, place: &Strided) -> ArrayMut<'_> {
+    pub(crate) fn array_mut(&mut self, dtype: DType, place: &Strided) -> ArrayMut<'_> {
         self.check(dtype, place);
         ArrayMut { first: self.first(), memory: None, dtype, place: place.clone(), life: PhantomData }
     }
@@ -119,6 +142,12 @@ impl Memory {
     fn check(&self, dtype: DType, place: &Strided) {
         let inside = matches!(reach_of(place, dtype), Ok((0, high)) if high <= self.len as isize);
         assert!(inside, "an array of shape {:?} in {} bytes", place.shape, self.len);
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len)
     }
 }
 
