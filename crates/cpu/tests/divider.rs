@@ -85,19 +85,26 @@ float!(f32);
 float!(f64);
 
 fn check_quotients<T: Float>(compiled: &Compiled, x: &[T], divisor: T) {
-    for (x, y) in x.iter().zip(run(compiled, x, &[divisor.to_bits()])) {
-        let want = x.div(divisor);
-        assert!(
-            y.to_bits() == want.to_bits() || (y.is_nan() && want.is_nan()),
-            "{x:e} / {divisor:e}: {y:e}, not {want:e}"
-        );
+    for x in in_both_ways(x) {
+        for (x, y) in x.iter().zip(run(compiled, x, &[divisor.to_bits()])) {
+            let want = x.div(divisor);
+            assert!(
+                y.to_bits() == want.to_bits() || (y.is_nan() && want.is_nan()),
+                "{x:e} / {divisor:e}: {y:e}, not {want:e}"
+            );
+        }
     }
 }
 
-/// Twice, so that each number is computed in both ways: some copies of the loop's body take the divider.
-fn check_roots<T: Float>(compiled: &Compiled, x: &[T]) {
+/// From several elements on, so that each number is computed in both ways: some copies of the loop's body take the divider, every
+/// other one or two in a row.
+fn in_both_ways<T>(x: &[T]) -> [&[T]; 3] {
     let vector = 64 / size_of::<T>();
-    for x in [x, &x[vector.min(x.len())..]] {
+    [0, 1, 2].map(|skipped| &x[(skipped * vector).min(x.len())..])
+}
+
+fn check_roots<T: Float>(compiled: &Compiled, x: &[T]) {
+    for x in in_both_ways(x) {
         for (x, y) in x.iter().zip(run(compiled, x, &[])) {
             let want = x.sqrt();
             assert!(

@@ -195,6 +195,8 @@ pub(super) struct Program {
     pub most_lanes: usize,
     /// How many of [`super::root::PARTS`] of the [`What::Root`]s take the divider.
     pub parts_of_divider: u32,
+    /// Of the copies of each [`What::Quotient`] half take it.
+    pub shares_quotients: bool,
     /// For each node where its uses begin in `uses`; one more at the end.
     use_starts: Vec<u32>,
     /// The nodes that use each node, in order.
@@ -302,6 +304,7 @@ impl Program {
     /// Settles uses, and lanes unless they are settled. Nothing may be added afterwards.
     pub fn finish(&mut self, isa: Isa) {
         self.balance_roots(isa);
+        self.share_quotients();
         if self.lanes == 0 {
             self.lanes = isa.bytes() / self.widest();
             if self.most_lanes > 0 {

@@ -1,5 +1,5 @@
-//! Division by what is the same for all elements of a loop, without the divider: AVX-512's takes sixteen cycles for eight
-//! numbers of double precision.
+//! Division by what is the same for all elements of a loop, half of it without the divider: AVX-512's takes sixteen cycles for
+//! eight numbers of double precision.
 //!
 //! The reciprocal is computed once, as a sum of two numbers, so that a product with it is within an ULP of the quotient. From
 //! there one step with the exact remainder leads to the rounded quotient, since the first of the two numbers is the rounded
@@ -63,6 +63,14 @@ impl Program {
         self.push(What::Quotient, dtype, &[x, divisor, reciprocal, rest, largest])
     }
 
+    /// Leaves half of the copies' quotients to the divider, which works beside the other units, unless it is busy anyway.
+    pub fn share_quotients(&mut self) {
+        self.shares_quotients = !self.nodes.iter().any(|node| {
+            let divides = matches!(node.what, What::Prim(Prim::Div | Prim::Sqrt) | What::Root(_));
+            divides && node.dtype.is_float() && node.class == Class::Varying
+        });
+    }
+
     fn power(&mut self, dtype: DType, exponent: i32) -> NodeId {
         self.constant(Literal::from_f64(dtype, 2f64.powi(exponent)))
     }
@@ -73,6 +81,10 @@ impl Body<'_, '_, '_> {
     pub(super) fn quotient(&mut self, copy: usize, node: NodeId) {
         let dtype = self.dtype(node);
         let (size, len) = (dtype.size(), self.len(dtype));
+        let divide = float(0x5e, dtype);
+        if self.program.shares_quotients && copy < self.copies / 2 {
+            return self.binary(copy, node, divide, size, false);
+        }
         let arg = |body: &Self, n| body.arg(node, n);
         let fused = |opcode| op_w(1, 2, opcode, dtype == DType::F64);
         let [x, divisor, reciprocal] = [0, 1, 2].map(|n| {
@@ -106,7 +118,7 @@ impl Body<'_, '_, '_> {
         self.g.test_masks(small, large);
         let done = self.g.a.label();
         self.g.a.jump_if(Cond::Equal, done);
-        self.emit(float(0x5e, dtype), len, to, x, register(divisor), None);
+        self.emit(divide, len, to, x, register(divisor), None);
         self.g.a.bind(done);
     }
 }

@@ -17,7 +17,7 @@ use std::mem::MaybeUninit;
 /// Memory of an owned array or of temporaries, aligned to 64 bytes. What is dropped is kept to be used again, up to 512 MiB,
 /// and of that what is large only until the system runs short of memory.
 ///
-/// Whoever makes arrays for [`Compiled::run_into`](crate::Compiled::run_into) may have the same memory for them.
+/// Whoever makes arrays for [`Kernel::run_into`](crate::Kernel::run_into) may have the same memory for them.
 pub struct Memory {
     /// At least `len` bytes; gone only while it is dropped.
     buffer: Option<AlignedBuffer>,
