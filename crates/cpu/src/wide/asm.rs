@@ -556,6 +556,11 @@ impl Asm {
         self.legacy(None, &[0xff], false, false, 2, Rm::Mem(target), 0);
     }
 
+    /// Asks for the cache line of an address, to be read or to be written.
+    pub fn prefetch(&mut self, mem: Mem, writes: bool) {
+        self.legacy(None, &[0x0f, if writes { 0x0d } else { 0x18 }], false, false, 1, Rm::Mem(mem), 0);
+    }
+
     pub fn ret(&mut self) {
         #[cfg(test)]
         self.note(Asked::Fixed);

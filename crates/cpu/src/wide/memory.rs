@@ -6,7 +6,7 @@
 
 use super::asm::{Alu, Cond, Isa, Len, Mem, Op, PLAIN, R11, R15, RAX, RBX, RCX, RDX, RSP, Rm, Shift, op, op_w};
 use super::body::{Body, Operand};
-use super::program::{Base, NodeId, PlaceId, Slot, Step, What};
+use super::program::{Base, NodeId, Place, PlaceId, Slot, Step, What};
 use super::{Gen, LANE_MASK, SCRATCH_MASK};
 use numfuse_core::dtype::DType;
 use numfuse_core::kernel::{Nest, reduce};
@@ -359,6 +359,25 @@ impl Body<'_, '_, '_> {
             }
             Step::Vectors => Some((Mem { index: Some((RBX, 0)), ..base }, false)),
             Step::Strided(_) | Step::Rows(_) => None,
+        }
+    }
+
+    /// Asks for the cache lines that a body so many bytes further on will need.
+    pub(super) fn prefetch(&mut self, ahead: i32) {
+        for node in &self.program.nodes {
+            let (place, writes) = match node.what {
+                What::Load(place) => (place, false),
+                What::Store(place) => (place, true),
+                _ => continue,
+            };
+            let Place { step, dtype, .. } = self.places[place as usize];
+            if step != Step::Unit {
+                continue;
+            }
+            let Some((mem, _)) = self.place_address(place, 0) else { continue };
+            for line in (0..self.copies * self.lanes * dtype.size()).step_by(64) {
+                self.g.a.prefetch(Mem { disp: mem.disp + ahead + line as i32, ..mem }, writes);
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use super::Gen;
 use super::asm::{Alu, Cond, Mem, R11, R15, RAX, RCX, RDX};
 use super::body::Body;
 use super::program::{Base, PlaceId, Program, Slot, Step, What};
-use super::rows::main_loop;
+use super::rows::{Caching, main_loop};
 use smallvec::SmallVec;
 
 /// A place whose elements go through a buffer.
@@ -29,7 +29,7 @@ pub(super) fn emit(g: &mut Gen<'_>, program: &Program, homes: &[Option<Slot>], e
     let left = g.rest_slot();
     g.a.mov_imm(RCX, 0);
     g.a.store(left.mem(), RCX);
-    let enter = main_loop(g, program, homes, 1, end, None);
+    let enter = main_loop(g, program, homes, 1, end, Caching::Plain);
     g.a.compare_mem(left.mem(), 0);
     g.a.jump_if(Cond::NotEqual, finish);
     let mut body = Body::new(g, program, homes, 1, false);
