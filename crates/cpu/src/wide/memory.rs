@@ -362,12 +362,12 @@ impl Body<'_, '_, '_> {
         }
     }
 
-    /// Asks for the cache lines that a body so many bytes further on will need.
-    pub(super) fn prefetch(&mut self, ahead: i32) {
+    /// Asks for the cache lines that a body so many bytes further on will read, and with `stores` for those that it will write.
+    pub(super) fn prefetch(&mut self, ahead: i32, stores: bool) {
         for node in &self.program.nodes {
             let (place, writes) = match node.what {
                 What::Load(place) => (place, false),
-                What::Store(place) => (place, true),
+                What::Store(place) if stores => (place, true),
                 _ => continue,
             };
             let Place { step, dtype, .. } = self.places[place as usize];

@@ -32,7 +32,9 @@ const STREAMING_NODES: usize = 32;
 /// second, takes a tenth less time then. If all is in the first cache the requests are in the way of the loads.
 const AHEAD_FROM: usize = 32 << 10;
 const AHEAD: i32 = 1 << 10;
-/// It has no more nodes and places than these: with more, the requests take as long as they save.
+/// Loops that store past the caches have their loads so many bytes ahead, however long they are: by a tenth to a third quicker.
+const FAR_AHEAD: i32 = 2 << 10;
+/// The others have no more nodes and places than these: with more, the requests take as long as they save.
 const AHEAD_MOST: (usize, usize) = (12, 3);
 
 /// Emits the code of a row kernel.
@@ -264,7 +266,7 @@ pub(super) enum Caching {
     Plain,
     /// It asks for the lines that it will need [`AHEAD`].
     Ahead,
-    /// Its stores to a place go past them.
+    /// Its stores to a place go past them, and it asks for what it will load.
     Past(PlaceId),
 }
 
@@ -291,8 +293,11 @@ pub(super) fn main_loop(
     body.pin_uniforms();
     body.g.a.align_loop();
     let again = body.g.a.here();
-    if caching == Caching::Ahead {
-        body.prefetch(AHEAD);
+    match caching {
+        Caching::Plain => {}
+        Caching::Ahead => body.prefetch(AHEAD, true),
+        Caching::Past(_) if body.g.a.isa == Isa::Avx512 => body.prefetch(FAR_AHEAD, false),
+        Caching::Past(_) => {}
     }
     body.emit_nodes();
     g.a.alu_imm(Alu::Add, RAX, step);
