@@ -8,7 +8,7 @@
 use super::asm::{Alu, Cond, Isa, Label, Mem, R11, RAX, RCX, RDX, Shift};
 use super::body::Body;
 use super::program::{Base, NodeId, Place, Program, Slot, Step, What};
-use super::rows::{StageProgram, copies_for, loops, rest_loop, run_once};
+use super::rows::{FAR_AHEAD, StageProgram, copies_for, loops, rest_loop, run_once};
 use super::{Gen, call_offset};
 use crate::clif::STATE_WORD;
 use numfuse_core::dtype::DType;
@@ -263,6 +263,9 @@ fn carried_leaf(
     body.pin_uniforms();
     body.g.a.align_loop();
     let again = body.g.a.here();
+    if body.g.a.isa == Isa::Avx512 {
+        body.prefetch(FAR_AHEAD, false);
+    }
     body.emit_nodes();
     body.g.a.alu_imm(Alu::Add, RAX, lanes);
     body.g.a.alu_mem(Alu::Cmp, RAX, stop.mem());

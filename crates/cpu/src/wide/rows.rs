@@ -32,8 +32,9 @@ const STREAMING_NODES: usize = 32;
 /// second, takes a tenth less time then. If all is in the first cache the requests are in the way of the loads.
 const AHEAD_FROM: usize = 32 << 10;
 const AHEAD: i32 = 1 << 10;
-/// Loops that store past the caches have their loads so many bytes ahead, however long they are: by a tenth to a third quicker.
-const FAR_AHEAD: i32 = 2 << 10;
+/// Reductions, and loops that store past the caches, ask for what they load so many bytes ahead, however long they are: they are
+/// by a tenth to a third quicker.
+pub(super) const FAR_AHEAD: i32 = 2 << 10;
 /// The others have no more nodes and places than these: with more, the requests take as long as they save.
 const AHEAD_MOST: (usize, usize) = (12, 3);
 
