@@ -263,9 +263,7 @@ fn carried_leaf(
     body.pin_uniforms();
     body.g.a.align_loop();
     let again = body.g.a.here();
-    if body.g.a.isa == Isa::Avx512 {
-        body.prefetch(FAR_AHEAD, false);
-    }
+    body.prefetch(FAR_AHEAD, false);
     body.emit_nodes();
     body.g.a.alu_imm(Alu::Add, RAX, lanes);
     body.g.a.alu_mem(Alu::Cmp, RAX, stop.mem());

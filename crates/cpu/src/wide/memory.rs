@@ -363,7 +363,11 @@ impl Body<'_, '_, '_> {
     }
 
     /// Asks for the cache lines that a body so many bytes further on will read, and with `stores` for those that it will write.
+    /// With AVX2 nothing is known of what that gains, and it does nothing.
     pub(super) fn prefetch(&mut self, ahead: i32, stores: bool) {
+        if self.g.a.isa != Isa::Avx512 {
+            return;
+        }
         for node in &self.program.nodes {
             let (place, writes) = match node.what {
                 What::Load(place) => (place, false),
