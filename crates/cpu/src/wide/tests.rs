@@ -223,14 +223,14 @@ fn instruction_set(i: &Instruction, isa: Isa) -> Result<(), String> {
     use CpuidFeature as F;
     // What every x86-64 processor has, in iced's words.
     let base = [F::INTEL8086, F::INTEL186, F::INTEL286, F::INTEL386, F::INTEL486, F::X64, F::CMOV, F::SSE, F::SSE2];
-    // A processor without it does nothing instead.
+    // A processor without it does nothing instead. AVX2 code has none.
     let hints = [F::PREFETCHW];
     let x87 = [F::FPU, F::FPU287, F::FPU387, F::MULTIBYTENOP];
     let avx2 = [F::AVX, F::AVX2, F::FMA, F::BMI1, F::BMI2];
     let avx512 = [F::AVX512F, F::AVX512DQ, F::AVX512BW, F::AVX512VL];
     for feature in i.cpuid_features() {
         let sets: &[&[F]] = match isa {
-            Isa::Avx2 => &[&base, &hints, &x87, &avx2],
+            Isa::Avx2 => &[&base, &x87, &avx2],
             Isa::Avx512 => &[&base, &hints, &x87, &avx2, &avx512],
         };
         if !sets.iter().any(|set| set.contains(feature)) {
